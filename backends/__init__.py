@@ -1,0 +1,1 @@
+"""The backends: each lowers a module to files that a real runtime loads."""

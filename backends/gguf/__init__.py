@@ -1,0 +1,1 @@
+"""The GGUF backend: files for llama.cpp."""
