@@ -1,0 +1,177 @@
+"""The streaming GGUF writer, read back by gguf-py and by llama.cpp."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+
+import gguf
+import numpy as np
+import pytest
+
+from irlab.backends.gguf import ggml
+from irlab.backends.gguf.writer import Tensor, TensorInfo, stage, write
+from irlab.errors import InputError
+
+RNG = np.random.default_rng(0)
+METADATA = {
+    "general.architecture": "llama",
+    "general.name": "Grüße",
+    "llama.block_count": 7,
+    "llama.rope.freq_base": 10000.0,
+    "tokenizer.ggml.add_bos_token": True,
+    "tokenizer.ggml.tokens": ["a", "", "Ġβ"],
+    "tokenizer.ggml.scores": np.array([0.5, -1, -2], np.float32),
+    "tokenizer.ggml.token_type": np.array([1, 3, 6], np.int32),
+    "some.flags": np.array([True, False]),
+    "some.long": np.uint64(1 << 40),
+}
+
+
+def tensor(name: str, shape: tuple[int, ...], kind: str = "F32", pieces: int = 1) -> Tensor:
+    data = ggml.quantize(RNG.standard_normal(shape).astype(np.float32), kind)
+    flat = np.ascontiguousarray(data).ravel()
+    made = Tensor(TensorInfo(name, shape, ggml.ggml_type(kind)), lambda: np.array_split(flat, pieces))
+    DATA[name] = data
+    return made
+
+
+DATA: dict[str, np.ndarray] = {}
+
+
+def read(path):
+    reader = gguf.GGUFReader(path)
+    return {key: field.contents() for key, field in reader.fields.items()}, {t.name: t for t in reader.tensors}
+
+
+def test_gguf_py_reads_back_metadata_and_tensors(tmp_path):
+    tensors = [
+        tensor("token_embd.weight", (5, 64), "Q8_0", pieces=3),
+        tensor("one", (33,)),  # 132 bytes: the next tensor needs padding
+        tensor("experts", (3, 4, 32), "Q4_0", pieces=7),
+        tensor("half", (2, 3), "F16"),
+    ]
+    written = []
+    assert write(tmp_path / "m.gguf", METADATA, tensors, progress=written.append) == [tmp_path / "m.gguf"]
+    metadata, found = read(tmp_path / "m.gguf")
+    for key, value in METADATA.items():
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        assert metadata[key] == pytest.approx(value) if isinstance(value, float) else metadata[key] == value, key
+    assert gguf.GGUFReader(tmp_path / "m.gguf").fields["llama.block_count"].types == [gguf.GGUFValueType.UINT32]
+    assert list(found) == [t.info.name for t in tensors]
+    for t in tensors:
+        other = found[t.info.name]
+        assert tuple(reversed(other.shape.tolist())) == t.info.shape
+        assert other.data_offset % gguf.GGUF_DEFAULT_ALIGNMENT == 0
+        assert other.data.tobytes() == DATA[t.info.name].tobytes()
+    assert sum(written) == sum(t.info.size_bytes for t in tensors)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_bytes_equal_those_of_gguf_py(tmp_path):
+    """Same keys, types and tensors: the whole file is what gguf-py's writer makes of them."""
+    ours = tensor("w", (4, 96), "Q8_0")
+    writer = gguf.GGUFWriter(tmp_path / "theirs.gguf", "llama")
+    writer.add_uint32("llama.block_count", 7)
+    writer.add_array("tokenizer.ggml.tokens", ["a", "β"])
+    writer.add_array("tokenizer.ggml.scores", [0.5, 1.5])
+    writer.add_tensor("w", DATA["w"], raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    metadata = {
+        "general.architecture": "llama",
+        "llama.block_count": 7,
+        "tokenizer.ggml.tokens": ["a", "β"],
+        "tokenizer.ggml.scores": np.array([0.5, 1.5], np.float32),
+    }
+    write(tmp_path / "ours.gguf", metadata, [ours])
+    assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+def test_shards_hold_all_tensors_once(tmp_path):
+    tensors = [tensor(f"t{index}", (8, 32)) for index in range(5)]  # 1024 bytes each
+    paths = write(tmp_path / "m.gguf", METADATA, tensors, split_bytes=2100)
+    assert [path.name for path in paths] == [f"m-{index:05d}-of-00003.gguf" for index in (1, 2, 3)]
+    names = []
+    for index, path in enumerate(paths):
+        metadata, found = read(path)
+        assert (metadata["split.no"], metadata["split.count"], metadata["split.tensors.count"]) == (index, 3, 5)
+        assert ("general.name" in metadata) == (index == 0)
+        names += list(found)
+    assert names == [f"t{index}" for index in range(5)]
+
+
+def test_nothing_is_left_when_a_tensor_fails(tmp_path):
+    def interrupted():
+        yield np.zeros(64, np.uint8)
+        raise KeyboardInterrupt
+
+    bad = Tensor(TensorInfo("w", (32,), ggml.ggml_type("F32")), interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "m.gguf", METADATA, [bad])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_of_another_size_is_an_error(tmp_path):
+    short = Tensor(TensorInfo("w", (32,), ggml.ggml_type("F32")), lambda: [np.zeros(64, np.uint8)])
+    with pytest.raises(RuntimeError, match="w: 64 bytes came where 128 were announced"):
+        write(tmp_path / "m.gguf", METADATA, [short])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_space_is_checked_before_anything_is_computed(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, 10**9))
+    huge = Tensor(TensorInfo("w", (1 << 20, 1 << 10), ggml.ggml_type("F32")), lambda: pytest.fail("computed"))
+    with pytest.raises(InputError, match=r"needs 4\.29 GB, and 1\.00 GB are free"):
+        write(tmp_path / "m.gguf", METADATA, [huge])
+
+
+def test_an_existing_file_is_kept_unless_asked(tmp_path):
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"m\.gguf exists.*--force"):
+        write(target, METADATA, [tensor("w", (4, 32))])
+    assert target.read_bytes() == b"precious"
+    write(target, METADATA, [tensor("w", (4, 32))], overwrite=True)
+    assert read(target)[0]["general.name"] == "Grüße"
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere is not a directory"):
+        write(tmp_path / "nowhere" / "m.gguf", METADATA, [])
+
+
+def test_staged_files_can_be_read_rejected_or_dropped(tmp_path):
+    target = tmp_path / "m.gguf"
+    with stage(target, METADATA, [tensor("w", (4, 32))]) as staged:
+        assert read(staged.first)[0]["general.name"] == "Grüße" and not target.exists()
+        assert staged.size_bytes == staged.first.stat().st_size
+    assert list(tmp_path.iterdir()) == []
+    with stage(target, METADATA, [tensor("w", (4, 32))]) as staged:
+        assert staged.reject() == [tmp_path / "m.gguf.rejected"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf.rejected"]
+
+
+@pytest.mark.parametrize(
+    "infos, message",
+    [
+        ([("a", (2, 32)), ("a", (2, 32))], "two tensors are called a"),
+        ([("x" * 64, (2, 32))], "longer than 63 bytes"),
+        ([("a", (1, 1, 1, 1, 32))], "cannot hold the shape"),
+        ([("a", (0, 32))], "cannot hold the shape"),
+    ],
+)
+def test_what_the_format_cannot_hold_is_refused(tmp_path, infos, message):
+    f32 = ggml.ggml_type("F32")
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "m.gguf", METADATA, [Tensor(TensorInfo(*info, f32), list) for info in infos])
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 32])
+def test_an_int_beyond_u32_needs_an_explicit_type(tmp_path, value):
+    with pytest.raises(InputError, match=r"metadata k: .* is no u32"):
+        write(tmp_path / "m.gguf", {"k": value}, [])
