@@ -1,0 +1,180 @@
+"""Options as frozen dataclass fields: `quantize{scheme=int4 group=32}` is `Quantize(scheme="int4", group=32)`.
+
+Passes and backends are configured so. A field's annotation says how its text is read: int, float, bool, str, `Bytes`
+(`700MB`), `tuple[T, ...]` (a comma list), `Literal[...]` (one of some names), each also with `| None`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NewType, TypeVar
+
+from .errors import UsageError
+
+Bytes = NewType("Bytes", int)
+"""A size in bytes; text such as 700MB or 1.5GiB is understood."""
+
+_UNITS = {"": 1, "b": 1}
+_UNITS.update({f"{p}b": 1000**i for i, p in enumerate("kmgt", 1)})
+_UNITS.update({f"{p}ib": 1024**i for i, p in enumerate("kmgt", 1)})
+_UNITS.update({p: 1000**i for i, p in enumerate("kmgt", 1)})
+
+C = TypeVar("C", bound="Configurable")
+
+
+class Configurable:
+    """Base of what has options: a frozen dataclass whose fields are them, with a `name`."""
+
+    name: ClassVar[str] = ""
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring: what `--list-...` shows."""
+        return (cls.__doc__ or "").strip().split("\n", 1)[0]
+
+    @classmethod
+    def options(cls) -> list[Option]:
+        """The options that text may set, in order of declaration."""
+        if not dataclasses.is_dataclass(cls):
+            return []
+        hints = typing.get_type_hints(cls)
+        return [
+            Option(f.name, hints[f.name], f.default, f.metadata.get("text", f.name))
+            for f in dataclasses.fields(cls)
+            if f.init
+        ]
+
+    @classmethod
+    def configure(cls: type[C], given: Mapping[str, str]) -> C:
+        """An instance with the options `given` as text. Raises UsageError naming option and class."""
+        known = {o.text_name: o for o in cls.options()}
+        values: dict[str, Any] = {}
+        for key, text in given.items():
+            option = known.get(key) or known.get(key.replace("_", "-"))
+            if option is None:
+                raise UsageError(f"unknown option '{key}' of {cls.name}", did_you_mean(key, known))
+            values[option.field] = option.parse(text, cls.name)
+        missing = [o.text_name for o in known.values() if o.default is dataclasses.MISSING and o.field not in values]
+        if missing:
+            raise UsageError(f"{cls.name} needs the option '{missing[0]}'", f"write {cls.name}{{{missing[0]}=...}}")
+        return cls(**values)
+
+    def option_text(self) -> str:
+        """The options that differ from their defaults, as text: `{scheme=int4 group=32}` or nothing."""
+        changed = [
+            f"{o.text_name}={format_value(getattr(self, o.field))}"
+            for o in self.options()
+            if getattr(self, o.field) != o.default
+        ]
+        return "{" + " ".join(changed) + "}" if changed else ""
+
+    def __str__(self) -> str:
+        return self.name + self.option_text()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: the dataclass field behind it, its type and default, and its name in text."""
+
+    field: str
+    type: Any
+    default: Any
+    text_name: str
+
+    def parse(self, text: str, owner: str) -> Any:
+        """The value that `text` stands for; UsageError names the option and what it takes."""
+        try:
+            return _read(self.type, text)
+        except ValueError:
+            raise UsageError(
+                f"option '{self.text_name}' of {owner} takes {describe_type(self.type)}, not {text!r}"
+            ) from None
+
+    @property
+    def type_text(self) -> str:
+        return describe_type(self.type)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint: the nearest known word, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, 1, 0.5)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"known: {', '.join(known)}" if known else "it takes none"
+
+
+def parse_bytes(text: str) -> int:
+    """The bytes in `700MB`, `1.5GiB`, `4096`; raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if not match or match[2] not in _UNITS:
+        raise ValueError(text)
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def format_value(value: object) -> str:
+    """The text of an option value, such that reading it gives the value back."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ",".join(map(format_value, value))
+    text = str(value)
+    return (
+        text if re.fullmatch(r"[\w.+\-*/:@\[\]]+", text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    )
+
+
+def describe_type(hint: Any) -> str:
+    """A type in the words of an error message."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " | ".join(map(str, args))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(a) if a is not type(None) else "none" for a in args)
+    if origin is tuple:
+        return f"a comma list of {describe_type(args[0])}"
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a name", Bytes: "a size such as 700MB"}
+    return words.get(hint, str(hint))
+
+
+def _read(hint: Any, text: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return _read_literal(args, text)
+    if origin in (typing.Union, types.UnionType):
+        if text == "none" and type(None) in args:
+            return None
+        for arg in (a for a in args if a is not type(None)):
+            try:
+                return _read(arg, text)
+            except ValueError:
+                continue
+        raise ValueError(text)
+    if origin is tuple:
+        return tuple(_read(args[0], part) for part in text.split(",") if part)
+    if hint is bool:
+        return {"true": True, "false": False}[text] if text in ("true", "false") else _reject(text)
+    if hint is Bytes:
+        return parse_bytes(text)
+    if hint in (int, float, str):
+        return hint(text)
+    raise TypeError(f"no option can have the type {hint}")
+
+
+def _read_literal(choices: tuple[Any, ...], text: str) -> Any:
+    for choice in choices:
+        if str(choice) == text:
+            return choice
+    raise ValueError(text)
+
+
+def _reject(text: str) -> Any:
+    raise ValueError(text)

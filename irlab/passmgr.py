@@ -1,0 +1,298 @@
+"""Passes and how they are run: the base class, the context a pass sees, the manager and its instruments.
+
+@dataclass(frozen=True)
+class QuantizeEmbeddings(Pass, name="quantize-embeddings", exactness="lossy"):
+    \"\"\"Stores the embedding table in 8 bits.\"\"\"
+    bits: int = 8
+    def run(self, module: Module, ctx: Context) -> None: ...
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from .errors import UsageError
+from .ir import Graph, Module
+from .options import Configurable
+from .pipeline import Step, parse_pipeline
+from .types import TensorType
+
+if TYPE_CHECKING:
+    from .rewrite import Event, Rule
+    from .target import Backend
+
+Exactness = Literal["exact", "close", "lossy"]
+
+
+class Pass(Configurable, ABC):
+    """A change of a module. Subclasses are frozen dataclasses whose fields are the options.
+
+    `exactness` is what the pass promises of the numbers: "exact", "close" (within `rtol`, by reordered arithmetic) or
+    "lossy". `requires` names passes that must have run before and are inserted if they have not; `before` names
+    passes that this one may not follow.
+    """
+
+    exactness: ClassVar[Exactness] = "exact"
+    rtol: ClassVar[float] = 0.0
+    requires: ClassVar[tuple[str, ...]] = ()
+    before: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(
+        cls,
+        name: str = "",
+        exactness: Exactness = "exact",
+        rtol: float = 1e-4,
+        requires: tuple[str, ...] = (),
+        before: tuple[str, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if name:
+            cls.name, cls.exactness, cls.requires, cls.before = name, exactness, requires, before
+            cls.rtol = rtol if exactness == "close" else 0.0
+
+    @abstractmethod
+    def run(self, module: Module, ctx: Context) -> None:
+        """Change `module` in place."""
+
+
+class RulePass(Pass):
+    """A pass that applies rewrite rules until none fires."""
+
+    @abstractmethod
+    def rules(self) -> Sequence[Rule]:
+        """The rules, tried in this order at each op."""
+
+    def run(self, module: Module, ctx: Context) -> None:
+        ctx.rewrite(module.graph, self.rules())
+
+
+@dataclass(frozen=True)
+class Repeat(Pass, name="repeat"):
+    """Runs the pipeline in parentheses n times, or until nothing changes."""
+
+    n: int = 1
+    body: tuple[Pass, ...] = field(default=(), init=False)
+
+    def run(self, module: Module, ctx: Context) -> None:
+        for _ in range(self.n):
+            before = ctx.rewrites
+            for step in self.body:
+                ctx.manager.run_pass(step, module)
+            if ctx.rewrites == before and all(isinstance(step, RulePass) for step in self.body):
+                return
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}({','.join(map(str, self.body))})"
+
+
+@dataclass
+class PassRecord:
+    """What one run of a pass did. Bytes are of stored weights; `rules` counts hits by rule."""
+
+    name: str
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    rewrites: int = 0
+    weights_computed: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    ops_before: int = 0
+    ops_after: int = 0
+    rules: dict[str, int] = field(default_factory=dict)
+    rule_seconds: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--report`."""
+        out = {key: value for key, value in vars(self).items() if key not in ("rule_seconds", "metrics")}
+        return out | self.metrics
+
+
+class Instrument:
+    """Watches the manager. All hooks do nothing here; instruments override what they need."""
+
+    def before_pass(self, step: Pass, module: Module) -> None:
+        """Called before each pass, outermost first for nested pipelines."""
+
+    def after_pass(self, step: Pass, module: Module, record: PassRecord) -> None:
+        """Called after each pass that succeeded."""
+
+    def pass_failed(self, step: Pass, module: Module, error: Exception) -> None:
+        """Called when a pass, or an instrument after it, raised."""
+
+    def on_rewrite(self, event: Event) -> None:
+        """Called for each rewrite, if `wants_rewrites`."""
+
+    wants_rewrites: bool = False
+
+
+class Progress:
+    """Reports long work; the CLI puts rich's bars behind it. The base is silent."""
+
+    def track(self, items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
+        """`items`, with progress shown."""
+        return items
+
+
+@dataclass
+class Context:
+    """What a pass may know: where the result must run, how to compute, how to report."""
+
+    targets: tuple[str, ...] = ()
+    seed: int = 0
+    device: str = "cpu"
+    jobs: int = 2
+    progress: Progress = field(default_factory=Progress)
+    check_rewrite: Callable[..., None] | None = None
+    manager: PassManager = field(init=False, repr=False)
+    rewrites: int = field(default=0, init=False)
+    record: PassRecord = field(default_factory=lambda: PassRecord(""), init=False)
+
+    def __post_init__(self) -> None:
+        self.manager = PassManager((), self)
+
+    def rewrite(self, graph: Graph, rules: Sequence[Rule]) -> int:
+        """Apply `rules` until none fires; returns the number of rewrites."""
+        from .rewrite import rewrite
+
+        watchers = [i.on_rewrite for i in self.manager.instruments if i.wants_rewrites]
+
+        def notify(event: Event) -> None:
+            for watcher in watchers:
+                watcher(event)
+
+        result = rewrite(
+            graph,
+            rules,
+            on_event=notify if watchers else None,
+            check=self.check_rewrite,
+            timing=self.manager.timing,
+        )
+        self.note_rewrites(result.hits)
+        for name, seconds in result.seconds.items():
+            self.record.rule_seconds[name] = self.record.rule_seconds.get(name, 0.0) + seconds
+        return sum(result.hits.values())
+
+    def note_rewrites(self, hits: dict[str, int]) -> None:
+        """Count changes made by hand, by the name of what made them."""
+        for name, count in hits.items():
+            if count:
+                self.rewrites += count
+                self.record.rewrites += count
+                self.record.rules[name] = self.record.rules.get(name, 0) + count
+
+    def note_weights_computed(self, count: int = 1) -> None:
+        """Count weights whose values a pass had to compute."""
+        self.record.weights_computed += count
+
+    def backends(self) -> list[Backend]:
+        """The targets' backends with default options, to ask what they can hold."""
+        from .registry import backend
+
+        return [backend(target)() for target in self.targets]
+
+
+class PassManager:
+    """Runs passes in order, with instruments around each."""
+
+    def __init__(self, passes: Sequence[Pass], ctx: Context, instruments: Sequence[Instrument] = ()) -> None:
+        self.passes = tuple(passes)
+        self.ctx = ctx
+        self.instruments = tuple(instruments)
+        self.records: list[PassRecord] = []
+        self.timing = False
+        ctx.manager = self
+
+    def run(self, module: Module) -> list[PassRecord]:
+        """Run all passes on `module`, in place."""
+        for step in self.passes:
+            self.run_pass(step, module)
+        return self.records
+
+    def run_pass(self, step: Pass, module: Module) -> None:
+        """Run one pass with instruments around it; nested pipelines come back here."""
+        record = PassRecord(str(step), bytes_before=stored_bytes(module), ops_before=len(module.graph))
+        outer, self.ctx.record = self.ctx.record, record
+        self.records.append(record)
+        try:
+            for instrument in self.instruments:
+                instrument.before_pass(step, module)
+            wall, cpu = time.perf_counter(), time.process_time()
+            step.run(module, self.ctx)
+            record.seconds, record.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+            record.bytes_after, record.ops_after = stored_bytes(module), len(module.graph)
+            for instrument in self.instruments:
+                instrument.after_pass(step, module, record)
+        except Exception as error:
+            for instrument in self.instruments:
+                instrument.pass_failed(step, module, error)
+            raise
+        finally:
+            self.ctx.record = outer
+
+
+def stored_bytes(module: Module) -> int:
+    """The bytes that the module's weights take as stored: the codes of encoded ones."""
+    return sum(type_bytes(symbol.type) for symbol in module.weights.values())
+
+
+def type_bytes(type: TensorType) -> int:
+    """The bytes that a tensor of this type takes as stored; 0 for a symbolic size."""
+    if not isinstance(type.size, int):
+        return 0
+    columns = type.shape[-1] if type.shape else 1
+    bits = type.encoding.bits_per_weight(int(columns)) if type.encoding is not None else type.dtype.bits  # type: ignore[arg-type]
+    return int(type.size * bits) // 8
+
+
+def build_pipeline(text: str) -> list[Pass]:
+    """The passes that pipeline `text` names, with required ones inserted and orders checked.
+
+    Raises UsageError or ParseError: an unknown pass, option or value, or an order that cannot work.
+    """
+    return arrange([_configure(step) for step in parse_pipeline(text)])
+
+
+def _configure(step: Step) -> Pass:
+    from .registry import pass_class
+
+    instance = pass_class(step.name).configure(dict(step.options))
+    if isinstance(instance, Repeat):
+        object.__setattr__(instance, "body", tuple(_configure(inner) for inner in step.body))
+    elif step.body:
+        raise UsageError(f"{step.name} takes no pipeline in parentheses")
+    return instance
+
+
+def _flat(passes: Iterable[Pass]) -> list[Pass]:
+    out: list[Pass] = []
+    for step in passes:
+        out.append(step)
+        if isinstance(step, Repeat):
+            out.extend(_flat(step.body))
+    return out
+
+
+def arrange(passes: Sequence[Pass]) -> list[Pass]:
+    """`passes` with those that they require inserted before them; refuses an order that some pass forbids."""
+    from .registry import pass_class
+
+    out: list[Pass] = []
+    for step in passes:
+        for inner in _flat([step]):
+            have = {p.name for p in _flat(out)}
+            for needed in inner.requires:
+                if needed not in have:
+                    out.extend(p for p in arrange([pass_class(needed)()]) if p.name not in have)
+            late = [p.name for p in _flat(out) if p.name in inner.before]
+            if late:
+                raise UsageError(
+                    f"{inner.name} cannot run after {late[0]}", f"put {inner.name} before {late[0]} in the pipeline"
+                )
+        out.append(step)
+    return out

@@ -1,0 +1,86 @@
+"""Plug-ins by name: passes, frontends and backends, found through entry points and loaded when first needed.
+
+The door that a third party's package uses is the door that irlab's own plug-ins use. `load_file` (`--load`) adds what
+one Python file declares.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, UsageError
+from .options import did_you_mean
+
+if TYPE_CHECKING:
+    from .passmgr import Pass
+    from .target import Backend, Frontend
+
+_added: dict[str, dict[str, Any]] = {"passes": {}, "frontends": {}, "backends": {}}
+
+
+@cache
+def _found(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"irlab.{group}")}
+
+
+def names(group: str) -> list[str]:
+    """The names in "passes", "frontends" or "backends"; nothing is imported."""
+    return sorted({*_found(group), *_added[group], *(["repeat"] if group == "passes" else [])})
+
+
+def lookup(group: str, name: str) -> Any:
+    """The class called `name`; raises UsageError with a suggestion."""
+    if name in _added[group]:
+        return _added[group][name]
+    if group == "passes" and name == "repeat":
+        from .passmgr import Repeat
+
+        return Repeat
+    point = _found(group).get(name)
+    if point is None:
+        kind = {"passes": "pass", "frontends": "frontend", "backends": "backend"}[group]
+        raise UsageError(f"unknown {kind} '{name}'", did_you_mean(name, names(group)))
+    return point.load()
+
+
+def pass_class(name: str) -> type[Pass]:
+    """The pass called `name`."""
+    found: type[Pass] = lookup("passes", name)
+    return found
+
+
+def backend(name: str) -> type[Backend]:
+    """The backend called `name`."""
+    found: type[Backend] = lookup("backends", name)
+    return found
+
+
+def frontend(name: str) -> type[Frontend]:
+    """The frontend called `name`."""
+    found: type[Frontend] = lookup("frontends", name)
+    return found
+
+
+def load_file(path: str) -> None:
+    """Run a Python file and register the passes, frontends and backends it declares (this runs its code)."""
+    import importlib.util
+
+    from .passmgr import Pass
+    from .target import Backend, Frontend
+
+    file = Path(path)
+    spec = importlib.util.spec_from_file_location(f"irlab_loaded_{file.stem}", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file", "--load takes a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            for group, base in (("passes", Pass), ("frontends", Frontend), ("backends", Backend)):
+                if issubclass(value, base) and value.name:
+                    _added[group][value.name] = value

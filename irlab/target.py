@@ -1,0 +1,124 @@
+"""What a plug-in at either end of the compiler is: frontends lift, backends legalise and write."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from .ir import Module
+from .options import Configurable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .encodings import Encoding
+    from .passmgr import Context
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What the user said about an input: a hub revision, and whether code that comes with it may run."""
+
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class Frontend(ABC):
+    """Lifts one kind of input into a module. Subclass with `name=`: `class HF(Frontend, name="hf")`."""
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name:
+            cls.name = name
+
+    @abstractmethod
+    def accepts(self, source: str) -> bool:
+        """Whether `source` (a path, a hub id, `python:...`) is of this kind; looks at names, reads little."""
+
+    @abstractmethod
+    def load(self, source: str, request: LoadRequest) -> Module:
+        """Lift `source`; raises InputError in one line."""
+
+
+Holding = Literal["native", "emulated", "special", "none"]
+"""How a target represents something: N, E, A (through a special architecture) or not at all."""
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One line of `--plan`: what is asked, how the target holds it, and a word on it (or the way out)."""
+
+    what: str
+    holding: Holding
+    note: str = ""
+
+
+class Runtime(ABC):
+    """Runs what a backend wrote, in the real runtime; in a child process where that may abort."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def unavailable(self) -> str:
+        """Empty if the runtime can be run here, else the reason why not."""
+
+    @abstractmethod
+    def logits(self, out: Path, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """The logits of each prompt: f32[tokens, vocab]."""
+
+    @abstractmethod
+    def greedy(self, out: Path, prompt: Sequence[int], count: int) -> list[int]:
+        """`count` greedily chosen tokens after `prompt`."""
+
+
+class Backend(Configurable, ABC):
+    """Writes modules for one runtime. Subclasses are frozen dataclasses whose fields are the options.
+
+        @dataclass(frozen=True)
+        class GGUF(Backend, name="gguf"):
+            type: str = "auto"
+
+    The work is in three steps, so that each can be seen: `legalise` turns a copy of the module into what the format can
+    say (or raises LegalityError), `write` streams it to disk, the runtime hooks run what was written.
+    """
+
+    writes_directory: ClassVar[bool] = False
+
+    def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name:
+            cls.name = name
+
+    @abstractmethod
+    def plan(self, module: Module) -> list[PlanRow]:
+        """How the target holds each kind of op, encoding and shape of `module`; reads no weight."""
+
+    def holds(self, encoding: Encoding) -> bool:
+        """Whether weights in `encoding` are stored natively."""
+        return False
+
+    @abstractmethod
+    def legalise(self, module: Module, ctx: Context) -> Module:
+        """The module as it will be written. `module` is a copy that may be changed. Raises LegalityError."""
+
+    @abstractmethod
+    def estimate_bytes(self, module: Module) -> int:
+        """About how many bytes `write` will write for a legalised module; checked against the free disk space."""
+
+    @abstractmethod
+    def write(self, module: Module, out: Path, ctx: Context) -> None:
+        """Write a legalised module to `out`, a fresh path: a file, or a directory if `writes_directory`."""
+
+    def float_tolerance(self, module: Module) -> float | None:
+        """The largest logit difference of a float file (design: 1e-2 for f32, 5e-2 for half), or None where weights
+        or activations are encoded and the parity rule for encoded files holds."""
+        return None
+
+    def runtime(self) -> Runtime | None:
+        """The real runtime that parity is checked in, or None if there is none."""
+        return None
