@@ -2,24 +2,69 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from ..errors import IRError
 from ..ir import Op, Value, expressions
 from ..types import TensorType
 
+_TARGET: Final = re.compile(r"aten\.[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
+_OPERAND: Final = re.compile(r"%(0|[1-9][0-9]{0,8})")
+
 
 class Call(Op, opname="call"):
-    """Calls `target` ("aten.nonzero.default"), printed as `call @aten.nonzero.default(...)`.
+    """Calls the ATen overload `target` ("aten.nonzero.default"), printed as `call @aten.nonzero.default(...)`.
 
-    `args` holds the tensor operands in the order of the ATen schema; `arguments` is that schema's argument list, in
-    which a tensor stands as its operand index and everything else as itself: see `frontends.torch`.
+    `args` holds the tensor operands in the order in which they are mentioned. `arguments` are the positional arguments
+    of the overload and `keywords` its keyword arguments as (name, argument) pairs. An argument is one of
+
+    * `"%0"`, `"%1"` ...: the operand of that index (an ATen string never begins with a percent sign);
+    * None, a bool, int, float or str: itself;
+    * a symbolic size: the integer that it is at run time;
+    * a dtype (`f32`): the torch dtype;
+    * a tuple of arguments: a list, for example `("%1", None, "%2")` for the indices of `aten.index.Tensor`.
+
+    Devices, layouts and memory formats are left out by whoever builds the call: where values live is the executor's
+    matter. `result_types` has one type per tensor that the overload returns; a size known only at run time is a symbol
+    of its own (`u0`), which is bound when the call has run. An overload may be random, so calls are never merged.
     """
 
     args: tuple[Value, ...]
     target: str
     arguments: tuple[object, ...]
     result_types: tuple[TensorType, ...]
+    keywords: tuple[tuple[str, object], ...] = ()
 
     def infer(self) -> tuple[TensorType, ...]:
+        if not _TARGET.fullmatch(self.target):
+            raise IRError(f"call @{self.target}: the target must read aten.<op>.<overload>", op=self)
+        mentioned = {operand_index(leaf) for leaf in self.leaves()} - {None}
+        if mentioned != set(range(len(self.args))):
+            raise IRError(
+                f"call @{self.target} has {len(self.args)} operands, and its arguments mention "
+                f"{', '.join(f'%{i}' for i in sorted(i for i in mentioned if i is not None)) or 'none'}",
+                op=self,
+            )
         return self.result_types
+
+    def leaves(self) -> Iterator[object]:
+        """Every argument that is no tuple, positional ones first."""
+        stack: list[object] = [argument for _, argument in reversed(self.keywords)]
+        stack.extend(reversed(self.arguments))
+        while stack:
+            argument = stack.pop()
+            if isinstance(argument, tuple):
+                stack.extend(reversed(argument))
+            else:
+                yield argument
+
+
+def operand_index(argument: object) -> int | None:
+    """The operand that an argument stands for ("%2" -> 2), or None for any other argument."""
+    found = _OPERAND.fullmatch(argument) if isinstance(argument, str) else None
+    return int(found[1]) if found else None
 
 
 call = expressions(Call)
