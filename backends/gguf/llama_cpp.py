@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -46,6 +47,7 @@ class LlamaCpp:
         self._threads = threads
         self._timeout_seconds = timeout_seconds
         self._child: subprocess.Popen[bytes] | None = None
+        self._timed_out = False
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this call
         library = llama_library()
         if library is None:
@@ -78,7 +80,7 @@ class LlamaCpp:
         return str(self._ask("hello")["version"])
 
     def logits(self, path: str | Path, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The logits after each token: f32[tokens, vocab]. The KV cache is f32."""
+        """The logits after each token: f32[tokens, vocab], computed with an f32 cache and without flash attention."""
         self._require_tokens(tokens)
         self._load(path)
         header = self._ask("logits", tokens=[int(token) for token in tokens])
@@ -106,7 +108,8 @@ class LlamaCpp:
         return str(self._ask("detokenize", tokens=[int(token) for token in tokens], special=special)["text"])
 
     def speed(self, path: str | Path, *, prefill: int = 128, decode: int = 64, repeats: int = 3) -> dict[str, float]:
-        """Median tokens per second: `{"prefill": ..., "decode": ...}`, for a prompt and a continuation this long."""
+        """Median tokens per second, `{"prefill": ..., "decode": ...}`, of a prompt and a continuation this long, with
+        llama.cpp's default settings."""
         self._load(path)
         answer = self._ask("speed", prefill=prefill, decode=decode, repeats=repeats)
         return {"prefill": answer["prefill"], "decode": answer["decode"]}
@@ -124,17 +127,13 @@ class LlamaCpp:
     def _ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         child = self._running()
         assert child.stdin and child.stdout
-        timer = threading.Timer(self._timeout_seconds, child.kill)
-        timer.start()
-        try:
+        with self._deadline(child):
             try:
                 child.stdin.write(json.dumps({"op": op, **arguments}).encode() + b"\n")
                 child.stdin.flush()
             except BrokenPipeError:
                 raise self._death() from None
             line = child.stdout.readline()
-        finally:
-            timer.cancel()
         if not line:
             raise self._death()
         answer: dict[str, Any] = json.loads(line)
@@ -145,15 +144,25 @@ class LlamaCpp:
     def _read_into(self, target: memoryview) -> None:
         child = self._running()
         assert child.stdout
-        timer = threading.Timer(self._timeout_seconds, child.kill)
-        timer.start()
-        try:
-            filled = 0
+        filled = 0
+        with self._deadline(child):
             while filled < len(target):
                 count = child.stdout.readinto(target[filled:])  # type: ignore[attr-defined]
                 if not count:
                     raise self._death()
                 filled += count
+
+    @contextmanager
+    def _deadline(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        def end() -> None:
+            self._timed_out = True
+            child.kill()
+
+        self._timed_out = False
+        timer = threading.Timer(self._timeout_seconds, end)
+        timer.start()
+        try:
+            yield
         finally:
             timer.cancel()
 
@@ -179,7 +188,9 @@ class LlamaCpp:
         self.close()
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        if status < 0:
+        if self._timed_out:
+            how = f"did not answer within {self._timeout_seconds:g} seconds"
+        elif status < 0:
             how = f"died of {signal.Signals(-status).name}"
         else:
             how = f"exited with status {status}"
