@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -67,7 +67,8 @@ class LlamaCpp:
         child, self._child = self._child, None
         if child is not None:
             assert child.stdin and child.stdout
-            child.stdin.close()
+            with suppress(BrokenPipeError):  # a request that a dead child never read
+                child.stdin.close()
             try:
                 child.wait(timeout=5)
             except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""How does a GGUF file get onto disk: metadata first, then tensors streamed in order, whole or not at all?
+"""How does a GGUF file get onto disk: metadata first, then tensors streamed in order?
 
 The format is specified in ggml's docs/gguf.md. Constants come from gguf-py; the layout is written here, because
 gguf-py's own writer wants each tensor whole in memory.
@@ -6,16 +6,11 @@ gguf-py's own writer wants each tensor whole in memory.
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import gguf
@@ -65,108 +60,58 @@ class Tensor:
     chunks: Callable[[], Iterable[npt.NDArray[np.uint8]]]
 
 
-class Staged:
-    """Files written completely under their final names, in a folder beside the target. A context manager.
-
-    Leaving it without `commit()` or `reject()` removes them. In between, `first` can be loaded by a runtime.
-    """
-
-    def __init__(self, target: Path, folder: Path, names: Sequence[str]) -> None:
-        self._target, self._folder, self._names = target, folder, tuple(names)
-
-    @property
-    def paths(self) -> list[Path]:
-        return [self._folder / name for name in self._names]
-
-    @property
-    def first(self) -> Path:
-        """The file to hand to llama.cpp; it finds the other shards."""
-        return self.paths[0]
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.paths)
-
-    def commit(self) -> list[Path]:
-        """Moves the files into place, replacing what is there, and returns where they are."""
-        return self._move("")
-
-    def reject(self) -> list[Path]:
-        """Leaves the files beside the target as NAME.rejected, and returns where they are."""
-        return self._move(".rejected")
-
-    def _move(self, suffix: str) -> list[Path]:
-        finals = [self._target.with_name(name + suffix) for name in self._names]
-        # The first shard comes last: without it no reader finds the others.
-        for path, final in reversed(list(zip(self.paths, finals, strict=True))):
-            os.replace(path, final)
-        self.discard()
-        return finals
-
-    def discard(self) -> None:
-        """Removes what has not been moved."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def __enter__(self) -> Staged:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.discard()
-
-
-def stage(
-    target: Path,
+def write(
+    out: Path,
     metadata: Mapping[str, MetadataValue],
     tensors: Sequence[Tensor],
     *,
-    split_bytes: int = 0,
-    overwrite: bool = False,
     progress: Callable[[int], None] = lambda size_bytes: None,
-) -> Staged:
-    """Writes a GGUF file beside `target`, tensor by tensor, holding one chunk in memory.
+) -> None:
+    """Writes one GGUF file, holding one chunk of one tensor in memory at a time.
 
-    split_bytes: most tensor bytes in one shard (NAME-00001-of-0000N.gguf); 0: one file.
-    progress:    called with the number of tensor bytes just written.
+    progress: called with the number of tensor bytes just written. `irlab.outputs.whole_output` makes the file appear
+    whole or not at all. Raises InputError for what the format cannot hold, before anything is written.
+    """
+    _check([tensor.info for tensor in tensors])
+    head = _head(metadata, [tensor.info for tensor in tensors])
+    with open(out, "wb", buffering=0) as file:
+        file.write(head)
+        for tensor in tensors:
+            _write_tensor(file, tensor, progress)
 
-    Raises InputError if the target exists (unless `overwrite`), cannot be written, or needs more disk than is free;
-    nothing is left behind then, or on any other exception.
+
+def write_shards(
+    folder: Path,
+    stem: str,
+    metadata: Mapping[str, MetadataValue],
+    tensors: Sequence[Tensor],
+    split_bytes: int,
+    *,
+    progress: Callable[[int], None] = lambda size_bytes: None,
+) -> Path:
+    """Writes STEM-00001-of-0000N.gguf ... into `folder`, each with at most `split_bytes` of tensors (or one tensor).
+
+    Returns the first shard, which is the file to load: it holds the metadata, and llama.cpp finds the others.
     """
     _check([tensor.info for tensor in tensors])
     shards = _split(tensors, split_bytes)
-    names = _file_names(target.name, len(shards))
-    for name in names:
-        if not overwrite and target.with_name(name).exists():
-            raise InputError(f"{target.with_name(name)} exists", "--force replaces it")
-    heads = [
-        _head({**(metadata if index == 0 else {}), **_split_keys(index, len(shards), len(tensors))}, shard)
-        for index, shard in enumerate(shards)
+    names: list[str] = [
+        gguf.gguf_writer.SHARD_NAME_FORMAT.format(stem, index + 1, len(shards)) for index in range(len(shards))
     ]
-    needed = sum(map(len, heads)) + sum(_padded(tensor.info.size_bytes) for tensor in tensors)
-    folder = _make_folder(target, needed)
-    staged = Staged(target, folder, names)
-    try:
-        for path, head, shard in zip(staged.paths, heads, shards, strict=True):
-            with open(path, "wb", buffering=0) as file:
-                file.write(head)
-                for tensor in shard:
-                    _write_tensor(file, tensor, progress)
-    except OSError as error:
-        staged.discard()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise InputError(f"{target}: the disk is full ({_gigabytes(needed)} are needed)") from None
-        raise
-    except BaseException:
-        staged.discard()
-        raise
-    return staged
+    keys = gguf.Keys.Split
+    for index, shard in enumerate(shards):
+        place: dict[str, MetadataValue] = {
+            keys.LLM_KV_SPLIT_NO: np.uint16(index),
+            keys.LLM_KV_SPLIT_COUNT: np.uint16(len(shards)),
+            keys.LLM_KV_SPLIT_TENSORS_COUNT: np.int32(len(tensors)),
+        }
+        write(folder / names[index], {**metadata, **place} if index == 0 else place, shard, progress=progress)
+    return folder / names[0]
 
 
-def write(target: Path, metadata: Mapping[str, MetadataValue], tensors: Sequence[Tensor], **options: Any) -> list[Path]:
-    """`stage`, then commit: for files that nobody checks before they appear."""
-    with stage(target, metadata, tensors, **options) as staged:
-        return staged.commit()
+def size_bytes(metadata: Mapping[str, MetadataValue], infos: Sequence[TensorInfo]) -> int:
+    """The size of the file that `write` makes of these."""
+    return len(_head(metadata, infos)) + sum(_padded(info.size_bytes) for info in infos)
 
 
 def _write_tensor(file: IO[bytes], tensor: Tensor, progress: Callable[[int], None]) -> None:
@@ -203,7 +148,7 @@ def _split(tensors: Sequence[Tensor], split_bytes: int) -> list[list[Tensor]]:
     filled = 0
     for tensor in tensors:
         size = _padded(tensor.info.size_bytes)
-        if split_bytes and shards[-1] and filled + size > split_bytes:
+        if shards[-1] and filled + size > split_bytes:
             shards.append([])
             filled = 0
         shards[-1].append(tensor)
@@ -211,33 +156,14 @@ def _split(tensors: Sequence[Tensor], split_bytes: int) -> list[list[Tensor]]:
     return shards
 
 
-def _file_names(name: str, shards: int) -> list[str]:
-    if shards == 1:
-        return [name]
-    stem = name.removesuffix(".gguf")
-    return [gguf.gguf_writer.SHARD_NAME_FORMAT.format(stem, index + 1, shards) for index in range(shards)]
-
-
-def _split_keys(index: int, shards: int, tensors: int) -> dict[str, MetadataValue]:
-    if shards == 1:
-        return {}
-    keys = gguf.Keys.Split
-    return {
-        keys.LLM_KV_SPLIT_NO: np.uint16(index),
-        keys.LLM_KV_SPLIT_COUNT: np.uint16(shards),
-        keys.LLM_KV_SPLIT_TENSORS_COUNT: np.int32(tensors),
-    }
-
-
-def _head(metadata: Mapping[str, MetadataValue], tensors: Sequence[Tensor]) -> bytes:
+def _head(metadata: Mapping[str, MetadataValue], infos: Sequence[TensorInfo]) -> bytes:
     """Everything before the tensor data, padded."""
-    out = bytearray(struct.pack("<IIQQ", gguf.GGUF_MAGIC, gguf.GGUF_VERSION, len(tensors), len(metadata)))
+    out = bytearray(struct.pack("<IIQQ", gguf.GGUF_MAGIC, gguf.GGUF_VERSION, len(infos), len(metadata)))
     for key, value in metadata.items():
         out += _string(key)
         out += _value(key, value)
     offset = 0
-    for tensor in tensors:
-        info = tensor.info
+    for info in infos:
         out += _string(info.name)
         out += struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *reversed(info.shape))
         out += struct.pack("<IQ", info.type.id, offset)
@@ -275,20 +201,3 @@ def _value(key: str, value: MetadataValue) -> bytes:
 
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _make_folder(target: Path, needed: int) -> Path:
-    parent = target.parent
-    if not parent.is_dir():
-        raise InputError(f"{parent} is not a directory")
-    free = shutil.disk_usage(parent).free
-    if needed > free:
-        raise InputError(f"{target} needs {_gigabytes(needed)}, and {_gigabytes(free)} are free on that disk")
-    try:
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
-    except OSError as error:
-        raise InputError(f"{parent} cannot be written: {error.strerror}") from None
-
-
-def _gigabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB"

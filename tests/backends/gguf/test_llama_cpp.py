@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 
+import gguf
 import numpy as np
 import pytest
 
 from irlab.backends.gguf import llama_cpp
+from irlab.backends.gguf.ggml import ggml_type
 from irlab.backends.gguf.library import llama_library
 from irlab.backends.gguf.llama_cpp import LlamaCpp, LlamaCppError
+from irlab.backends.gguf.writer import Tensor, TensorInfo, write_shards
 from irlab.errors import InputError
 
 needs_runtime = pytest.mark.skipif(llama_library() is None, reason="no wheel with llama.cpp is installed")
@@ -90,6 +93,25 @@ def test_a_file_rewritten_under_its_name_is_loaded_again(model, runtime, tmp_pat
     first = runtime.logits(path, [5])
     model.write(path, seed=1)
     assert np.abs(runtime.logits(path, [5]) - first).max() > 0.1
+
+
+@needs_runtime
+def test_shards_are_one_model(model, runtime, tmp_path):
+    weights = model.write(tmp_path / "m.gguf")
+    metadata = {}
+    for key, field in gguf.GGUFReader(tmp_path / "m.gguf").fields.items():
+        if not key.startswith("GGUF."):
+            numbers = field.types[-1] != gguf.GGUFValueType.STRING
+            kinds = field.parts[-1].dtype
+            metadata[key] = np.array(field.contents(), kinds) if numbers else field.contents()
+    tensors = []
+    for name, values in weights.items():
+        info = TensorInfo(name, values.shape, ggml_type("F32"))
+        tensors.append(Tensor(info, lambda values=values: [values.reshape(-1).view(np.uint8)]))
+    (tmp_path / "shards").mkdir()
+    first = write_shards(tmp_path / "shards", "tiny", metadata, tensors, split_bytes=100_000)
+    assert len(list(first.parent.iterdir())) > 2
+    assert np.array_equal(runtime.logits(first, [4, 5]), runtime.logits(tmp_path / "m.gguf", [4, 5]))
 
 
 @needs_runtime
