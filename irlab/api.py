@@ -1,0 +1,175 @@
+"""The Python interface: load, run, emit, parse, evaluate, find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, UsageError
+from .ir import Graph, Module
+from .options import format_value
+from .passmgr import Context, Instrument, PassManager, PassRecord, build_pipeline
+from .pipeline import parse_target
+
+if TYPE_CHECKING:
+    import torch
+
+    from .parity import Parity
+    from .pattern import Pattern
+    from .rewrite import Match, Rule
+    from .target import Backend
+
+
+def load(
+    source: object,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Module:
+    """Lift `source` into a module.
+
+    `source` is a Hugging Face directory or hub id, "demo", an `.ir` file or `.irlab` directory, "python:pkg.mod:name",
+    or a torch.nn.Module, which needs `args` (example inputs) and takes `dynamic_shapes` as torch.export does.
+    Raises InputError where it cannot be lifted.
+    """
+    from . import registry
+    from .target import LoadRequest
+
+    if not isinstance(source, str | Path):
+        return registry.frontend("torch")().load_object(source, args or (), dict(kwargs or {}), dynamic_shapes)
+    text = str(source)
+    if text == "demo":
+        from .demo import path
+
+        text = str(path())
+    if text.endswith((".ir", ".irlab")):
+        from .store import read_any
+
+        return read_any(Path(text))
+    request = LoadRequest(revision, trust_remote_code)
+    for name in registry.names("frontends"):
+        frontend = registry.frontend(name)()
+        if frontend.accepts(text):
+            return frontend.load(text, request)
+    what = "is not a model that irlab can read" if Path(text).exists() else "does not exist"
+    raise InputError(
+        f"{text} {what}", "give a Hugging Face directory, an .ir file, an .irlab directory, python:pkg.mod:name or demo"
+    )
+
+
+def parse(text: str, directory: Path | None = None) -> Module:
+    """Read a module from IR text; weight files are relative to `directory`. Raises ParseError."""
+    from .text import parse_module
+
+    module = parse_module(text)
+    module.directory = directory
+    return module
+
+
+def run(
+    module: Module,
+    pipeline: str,
+    *,
+    targets: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "cpu",
+    instruments: Sequence[Instrument] | None = None,
+) -> Module:
+    """A new module: `module` after the passes of `pipeline`. `targets` says where it must run."""
+    from .instruments import VerifyEach
+
+    new = module.clone()
+    ctx = Context(targets=tuple(targets), seed=seed, device=device)
+    PassManager(build_pipeline(pipeline), ctx, (VerifyEach(),) if instruments is None else instruments).run(new)
+    return new
+
+
+@dataclass
+class Emitted:
+    """One output that was written."""
+
+    target: str
+    out: Path
+    bytes: int
+    parity: Parity
+    seconds: float
+
+
+def make_backend(target: str, options: Mapping[str, object]) -> Backend:
+    """The backend that `target` ("gguf{type=q8_0}") names, with further `options`."""
+    from . import registry
+
+    step = parse_target(target)
+    texts = dict(step.options) | {key: format_value(value) for key, value in options.items()}
+    return registry.backend(step.name).configure(texts)
+
+
+def emit(
+    module: Module,
+    target: str,
+    out: str | Path,
+    *,
+    parity: bool | None = None,
+    force: bool = False,
+    ctx: Context | None = None,
+    **options: object,
+) -> Emitted:
+    """Write `module` for `target` to `out`, whole or not at all, and check it in the real runtime.
+
+    `options` are the backend's. `parity=None` checks small models, True insists, False skips.
+    Raises LegalityError where the target cannot hold the module, CheckError where the written file computes
+    something else (it is then kept as OUT.rejected).
+    """
+    return emit_with(make_backend(target, options), module, Path(out), parity=parity, force=force, ctx=ctx)
+
+
+def emit_with(
+    backend: Backend, module: Module, out: Path, *, parity: bool | None, force: bool, ctx: Context | None = None
+) -> Emitted:
+    """`emit`, with a backend that is already configured."""
+    import time
+
+    from .outputs import size_bytes, whole_output
+    from .parity import Parity, check_parity, require_parity
+    from .passmgr import Context
+    from .verify import verify
+
+    ctx = ctx or Context(targets=(backend.name,))
+    started = time.perf_counter()
+    legal = backend.legalise(module.clone(), ctx)
+    verify(legal)
+    needed = backend.estimate_bytes(legal)
+    with whole_output(out, directory=backend.writes_directory, force=force, bytes_needed=needed) as temporary:
+        backend.write(legal, temporary, ctx)
+        seconds = time.perf_counter() - started
+        measured = Parity(skipped="not asked for")
+        if parity is not False:
+            measured = check_parity(backend, legal, temporary, seed=ctx.seed, insist=bool(parity))
+        if parity and measured.skipped:
+            raise UsageError(f"parity of {out} cannot be checked: {measured.skipped}")
+        require_parity(measured, out)
+    return Emitted(backend.name, out, size_bytes(out), measured, seconds)
+
+
+def evaluate(module: Module, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The outputs of `module` by name, computed by the reference interpreter. `inputs`: tensors or arrays by name."""
+    from .interp import evaluate as interpret
+
+    return interpret(module, inputs)
+
+
+def find(graph: Graph | Module, pattern: Pattern | Rule) -> Iterator[Match]:
+    """The matches of `pattern` in `graph`, without rewriting."""
+    from .rewrite import find as find_matches
+
+    return find_matches(graph.graph if isinstance(graph, Module) else graph, pattern)
+
+
+def records_as_dicts(records: Iterable[PassRecord]) -> list[dict[str, Any]]:
+    """For `--report`."""
+    return [record.as_dict() for record in records]

@@ -1,0 +1,137 @@
+"""What `irlab-opt` prints about plug-ins, plans, timing, statistics and rules that did not match."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import MISSING
+from typing import TYPE_CHECKING
+
+from . import registry
+from .errors import UsageError
+from .ir import Module
+from .options import Configurable, did_you_mean, format_value
+from .passmgr import Pass, PassRecord, RulePass, stored_bytes, type_bytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .rewrite import Rule
+    from .target import Backend
+
+
+def list_plugins(group: str) -> str:
+    """A line for each pass or backend: name and summary."""
+    lines = []
+    for name in registry.names(group):
+        summary = registry.lookup(group, name).summary()
+        lines.append(f"{name:20} {summary}")
+    return "\n".join(lines)
+
+
+def describe_plugin(name: str) -> str:
+    """Docstring and options of a pass or backend."""
+    group = "backends" if name in registry.names("backends") and name not in registry.names("passes") else "passes"
+    cls: type[Configurable] = registry.lookup(group, name)
+    lines = [f"{name}: {inspect.cleandoc(cls.__doc__ or '')}"]
+    if issubclass(cls, Pass):
+        lines.append(f"\nexactness: {cls.exactness}" + (f" (relative tolerance {cls.rtol:g})" if cls.rtol else ""))
+        if cls.requires:
+            lines.append(f"runs after: {', '.join(cls.requires)} (inserted if missing)")
+    if cls.options():
+        lines.append("\noptions:")
+    for option in cls.options():
+        default = "required" if option.default is MISSING else f"default {format_value(option.default) or 'empty'}"
+        lines.append(f"  {option.text_name:16} {option.type_text}; {default}")
+    return "\n".join(lines)
+
+
+def print_plan(module: Module, backends: Sequence[Backend]) -> int:
+    """Print how each target holds the module; 1 if one of them cannot."""
+    from rich.console import Console
+    from rich.table import Table
+
+    letters = {"native": "N", "emulated": "E", "special": "A", "none": "-"}
+    impossible = False
+    for backend in backends:
+        table = Table(title=f"plan for {backend}", title_justify="left")
+        for column in ("what", "held", "note"):
+            table.add_column(column)
+        for row in backend.plan(module):
+            table.add_row(row.what, letters[row.holding], row.note)
+            impossible |= row.holding == "none"
+        Console().print(table)
+    print("N native, E emulated without gain, A through a special architecture, - not at all")
+    return int(impossible)
+
+
+def _text(table: Table) -> str:
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=100).print(table)
+    return out.getvalue().rstrip()
+
+
+def timing_table(records: Sequence[PassRecord]) -> str:
+    """Wall and CPU seconds per pass, with its rules below it."""
+    from rich.table import Table
+
+    table = Table("pass / rule", "wall s", "CPU s", "rewrites", "ops", "weights computed", title="timing")
+    for r in records:
+        ops = f"{r.ops_before} -> {r.ops_after}"
+        table.add_row(r.name, f"{r.seconds:.3f}", f"{r.cpu_seconds:.3f}", str(r.rewrites), ops, str(r.weights_computed))
+        for rule, hits in sorted(r.rules.items()):
+            seconds = f"{r.rule_seconds[rule]:.3f}" if rule in r.rule_seconds else ""
+            table.add_row(f"  {rule}", seconds, "", str(hits), "", "")
+    return _text(table)
+
+
+def stats_table(module: Module) -> str:
+    """Ops by kind, parameters, and stored bytes by element."""
+    from rich.table import Table
+
+    ops = Counter(op.opname for op in module.graph.ops())
+    weights = module.weights.values()
+    table = Table("what", "count", "bytes", title=f"statistics of {module.name}")
+    for name, count in ops.most_common():
+        table.add_row(name, f"{count:,}", "")
+    elements: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for symbol in weights:
+        size = symbol.type.size
+        elements[str(symbol.type.element)] += size if isinstance(size, int) else 0
+        sizes[str(symbol.type.element)] += type_bytes(symbol.type)
+    for element, count in elements.most_common():
+        table.add_row(f"parameters in {element}", f"{count:,}", f"{sizes[element]:,}")
+    table.add_row("parameters", f"{sum(elements.values()):,}", f"{stored_bytes(module):,}")
+    return _text(table)
+
+
+def all_rules(passes: Sequence[Pass]) -> dict[str, Rule]:
+    """The rules of `passes` and of every registered rule pass with default options, by name."""
+    found: dict[str, Rule] = {}
+    for name in registry.names("passes"):
+        cls = registry.pass_class(name)
+        if issubclass(cls, RulePass) and not any(o.default is MISSING for o in cls.options()):
+            found.update({rule.name: rule for rule in cls().rules()})
+    for step in passes:
+        if isinstance(step, RulePass):
+            found.update({rule.name: rule for rule in step.rules()})
+    return found
+
+
+def why_not(module: Module, request: str, passes: Sequence[Pass]) -> str:
+    """The near misses of a rule in what the passes left: RULE, or RULE@PART-OF-A-LOCATION."""
+    from .explain import format_near_misses, why_not
+
+    name, _, where = request.partition("@")
+    rules = all_rules(passes)
+    if name not in rules:
+        raise UsageError(f"no pass has a rule '{name}'", did_you_mean(name, rules))
+    misses = why_not(module.graph, rules[name])
+    if where:
+        misses = [miss for miss in misses if where in (miss.op.loc.path if miss.op.loc else "")]
+    return format_near_misses(rules[name], misses)

@@ -1,0 +1,79 @@
+"""Outputs appear whole or not at all: written under a temporary name, checked, then renamed into place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import CheckError, InputError
+
+
+@contextmanager
+def whole_output(out: Path, *, directory: bool, force: bool, bytes_needed: int = 0) -> Iterator[Path]:
+    """A fresh path beside `out` to write to; renamed to `out` when the block ends well, removed when it does not.
+
+    After a CheckError the file stays as OUT.rejected, for inspection. Raises InputError before any work if `out`
+    exists (without `force`), cannot be written, or the disk is too small.
+    """
+    parent = out.parent
+    if out.exists() and not force:
+        raise InputError(f"{out} exists", "replace it with --force")
+    if out.exists() and out.is_dir() != directory:
+        kind = "a directory" if out.is_dir() else "a file"
+        raise InputError(f"{out} is {kind}", "choose another name")
+    if not parent.is_dir():
+        raise InputError(f"the directory {parent} does not exist", "create it first")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"the directory {parent} cannot be written to")
+    free = shutil.disk_usage(parent).free
+    if bytes_needed > free:
+        raise InputError(f"{out} needs about {bytes_needed:,} bytes, {parent} has {free:,} free")
+    temporary = parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        if directory:
+            temporary.mkdir()
+        yield temporary
+        _swap_in(temporary, out)
+    except CheckError as error:
+        rejected = out.with_name(out.name + ".rejected")
+        if temporary.exists():
+            _remove(rejected)
+            temporary.rename(rejected)
+            error.hint = error.hint or f"the output is kept as {rejected}"
+        raise
+    except OSError as error:
+        raise InputError(f"writing {out} failed: {error.strerror or error}") from error
+    finally:
+        _remove(temporary)
+
+
+def _swap_in(temporary: Path, out: Path) -> None:
+    if not out.is_dir():
+        temporary.replace(out)
+        return
+    old = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.old")
+    out.rename(old)
+    try:
+        temporary.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_bytes(path: Path) -> int:
+    """The bytes in a file, or in the files of a directory."""
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size
