@@ -1,0 +1,13 @@
+"""How numbers are stored in fewer bits: an encoding turns a matrix into arrays of codes and scales, and back, exactly.
+
+An encoding is the element of a tensor type: `q<int4, sym, group=32, scale=f16>[4096, 4096]`. Groups run along the last
+axis (the input features of a weight matrix), so rows can be encoded and decoded independently.
+
+    base.py     what an encoding is, and its text       integer.py  integers with scales per group
+    search.py   the scales that lose least
+"""
+
+from .base import Codes, Encoding, parse_encoding
+from .integer import IntegerEncoding
+
+__all__ = ["Codes", "Encoding", "IntegerEncoding", "parse_encoding"]

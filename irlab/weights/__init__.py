@@ -1,0 +1,43 @@
+"""Lazy weights: a weight is a name, a type and a recipe; a recipe says how rows of it are made when someone asks.
+
+Nothing here holds a model: passes change recipes, back ends ask for a few rows at a time.
+
+    recipe.py       what a recipe is                    leaves.py      files, numbers in memory, random numbers
+    layout.py       transpose, slice, concat ...        arithmetic.py  cast, affine
+    encoded.py      encode, decode, stored codes        safetensors.py the file format, read and written
+    stream.py       many weights in order, in threads
+"""
+
+from .arithmetic import Affine, Cast
+from .encoded import Decode, Encode, Parts
+from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
+from .leaves import Array, File, Literal, Random
+from .recipe import Recipe, WeightSymbol, as_f32, numpy_dtype, static_shape
+from .stream import Chunk, check_finite, finite_rows, stream
+
+__all__ = [
+    "Affine",
+    "Array",
+    "Cast",
+    "Chunk",
+    "Concat",
+    "Decode",
+    "Encode",
+    "File",
+    "Literal",
+    "Parts",
+    "Random",
+    "Recipe",
+    "Reshape",
+    "Slice",
+    "Take",
+    "Transpose",
+    "WeightSymbol",
+    "as_f32",
+    "check_finite",
+    "finite_rows",
+    "interleave_halves",
+    "numpy_dtype",
+    "static_shape",
+    "stream",
+]

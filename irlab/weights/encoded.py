@@ -1,0 +1,82 @@
+"""How do encoded weights come about? By encoding rows of another recipe, or from codes stored earlier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..encodings import Codes, Encoding
+from ..errors import IRError
+from ..types import TensorType
+from .recipe import AnyArray, Recipe, as_f32, static_shape
+
+
+@dataclass(frozen=True)
+class Encode(Recipe):
+    """`source`[..., columns] encoded row by row."""
+
+    source: Recipe
+    encoding: Encoding
+
+    def __post_init__(self) -> None:
+        self.encoding.check_shape(static_shape(self.source.type))
+        if not self.source.type.dtype.is_float:
+            raise IRError(f"only floats are encoded, not {self.source.type}")
+
+    @property
+    def type(self) -> TensorType:
+        return self.source.type.with_element(self.encoding)
+
+    def codes(self, start: int, stop: int) -> Codes:
+        return self.encoding.encode(as_f32(self.source.rows(start, stop)))
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self.encoding.decode(self.codes(start, stop))
+
+
+@dataclass(frozen=True)
+class Decode(Recipe):
+    """The plain numbers that an encoded `source` stands for."""
+
+    source: Recipe
+
+    @property
+    def type(self) -> TensorType:
+        return self.source.type.with_element(self.source.type.dtype)
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self.source.rows(start, stop)
+
+
+@dataclass(frozen=True)
+class Parts(Recipe):
+    """Stored codes: a plain recipe for each packed part of the encoding of `of`, in the order of its `packed_types`."""
+
+    of: TensorType
+    parts: tuple[Recipe, ...]
+
+    def __post_init__(self) -> None:
+        encoding = self.of.encoding
+        if encoding is None:
+            raise IRError(f"a {self.of} has no codes")
+        expected = encoding.packed_types(static_shape(self.of))
+        if [part.type for part in self.parts] != list(expected.values()):
+            found = ", ".join(str(part.type) for part in self.parts)
+            needed = ", ".join(f"{name}: {type}" for name, type in expected.items())
+            raise IRError(f"the codes of a {self.of} are {needed}, not {found}")
+
+    @property
+    def type(self) -> TensorType:
+        return self.of
+
+    @property
+    def encoding(self) -> Encoding:
+        assert self.of.encoding is not None
+        return self.of.encoding
+
+    def codes(self, start: int, stop: int) -> Codes:
+        shape = static_shape(self.of)
+        packed = {name: part.rows(start, stop) for name, part in zip(self.encoding.packed_types(shape), self.parts)}
+        return self.encoding.unpack(packed, shape[-1])
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self.encoding.decode(self.codes(start, stop))

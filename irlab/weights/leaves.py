@@ -1,0 +1,102 @@
+"""Where do numbers come from in the first place? Files, memory, IR text, and random generators."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError, IRError
+from ..types import TensorType
+from .recipe import AnyArray, Recipe, numpy_dtype, static_shape
+from .safetensors import open_safetensors
+
+
+@dataclass(frozen=True)
+class File(Recipe):
+    """The tensor `name` of a safetensors file, which must be of type `of`; rows are mapped, not loaded.
+
+    `path` is absolute or relative to the current directory; IR text names files relative to itself. Making a File
+    touches nothing: a missing file, or a tensor of another type, is an InputError when rows are asked for.
+    """
+
+    path: Path
+    name: str
+    of: TensorType
+
+    @property
+    def type(self) -> TensorType:
+        return self.of
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        file = open_safetensors(self.path)
+        entry = file.entry(self.name)
+        if entry.type is not self.of:
+            raise InputError(f"{self.path}: tensor '{self.name}' is {entry.type}, {self.of} was expected")
+        shape = static_shape(self.of)
+        return file.read(self.name, start, stop).reshape(stop - start, *shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Array(Recipe, text_name=""):
+    """Numbers in memory: `values` must not change afterwards. IR text cannot hold them, an .irlab directory can.
+
+    An Array is equal only to itself.
+    """
+
+    of: TensorType
+    values: AnyArray
+
+    def __post_init__(self) -> None:
+        if self.values.shape != static_shape(self.of) or self.values.dtype != numpy_dtype(self.of.dtype):
+            raise IRError(f"{self.values.dtype}{list(self.values.shape)} numbers were given as a {self.of}")
+
+    @property
+    def type(self) -> TensorType:
+        return self.of
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self.values.reshape(self.row_count, *static_shape(self.of)[1:])[start:stop]
+
+
+@dataclass(frozen=True)
+class Random(Recipe):
+    """Small normal numbers (deviation 0.02) made from a seed, the same for any order of reading."""
+
+    of: TensorType
+    seed: int = 0
+
+    @property
+    def type(self) -> TensorType:
+        return self.of
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        shape = static_shape(self.of)
+        row = math.prod(shape[1:])
+        values = np.empty((stop - start, row), np.float32)
+        for i in range(start, stop):
+            np.random.default_rng((self.seed, i)).standard_normal(row, dtype=np.float32, out=values[i - start])
+        values *= np.float32(0.02)
+        return values.reshape(stop - start, *shape[1:]).astype(numpy_dtype(self.of.dtype), copy=False)
+
+
+@dataclass(frozen=True)
+class Literal(Recipe):
+    """A small tensor whose numbers stand in the IR text, in row-major order."""
+
+    of: TensorType
+    values: tuple[float | int | bool, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) != math.prod(static_shape(self.of)):
+            raise IRError(f"{len(self.values)} numbers were given for a {self.of}")
+
+    @property
+    def type(self) -> TensorType:
+        return self.of
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        full = np.array(self.values, dtype=numpy_dtype(self.of.dtype))
+        return full.reshape(self.row_count, *static_shape(self.of)[1:])[start:stop]

@@ -1,0 +1,105 @@
+"""How does a back end read many weights? In order, a chunk of rows at a time, while threads work ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import ml_dtypes
+import numpy as np
+
+from ..errors import InputError
+from .recipe import AnyArray, WeightSymbol
+
+T = TypeVar("T")
+
+_EXPONENT_BITS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
+"""All ones in an infinity or NaN, and in nothing else."""
+
+
+@dataclass(frozen=True)
+class Chunk(Generic[T]):
+    """What was made of rows [start:stop] of a weight. `last` says that they are the last ones of it."""
+
+    symbol: WeightSymbol
+    start: int
+    stop: int
+    last: bool
+    value: T
+
+
+def check_finite(name: str, rows: AnyArray, start: int = 0) -> None:
+    """Raise InputError, naming the weight and the first row at fault, if `rows` (which begin at `start`) hold NaN or
+    an infinity."""
+    bits = _EXPONENT_BITS.get(rows.dtype)
+    if bits is not None:
+        raw = rows.view(np.uint16)
+        if not ((raw & np.uint16(bits)) == bits).any():
+            return
+    elif rows.dtype.kind in "iub":
+        return
+    elif rows.dtype.kind == "f":
+        with np.errstate(all="ignore"):
+            # One pass without a temporary: a finite sum proves that every term is finite.
+            if np.isfinite(rows.sum()):
+                return
+    good = np.isfinite(rows)
+    if not good.all():
+        at = np.argwhere(~good)[0]
+        value = "NaN" if np.isnan(rows[tuple(at)]) else "an infinity"
+        where = [int(i) for i in at]
+        where[0] += start
+        raise InputError(
+            f"weight '{name}' holds {value} at {where}", "the checkpoint is damaged, or was saved in overflow"
+        )
+
+
+def finite_rows(symbol: WeightSymbol, start: int, stop: int) -> AnyArray:
+    """Rows [start:stop] of a weight, all finite; InputError names the weight otherwise."""
+    rows = symbol.recipe.rows(start, stop)
+    check_finite(symbol.name, rows, start)
+    return rows
+
+
+def stream(
+    symbols: Iterable[WeightSymbol],
+    work: Callable[[WeightSymbol, int, int], T],
+    *,
+    jobs: int = 1,
+    max_bytes: int = 16 << 20,
+) -> Iterator[Chunk[T]]:
+    """Yield work(symbol, start, stop) for chunks of rows that cover `symbols`, in order.
+
+    `work` runs in `jobs` threads (`finite_rows` is one: it reads); at most jobs + 1 results wait, so memory is bounded
+    by the size of (jobs + 2) results, each made of at most `max_bytes` of rows as f32 (more where one row, or a tensor
+    that is not row-local, is larger). The first exception stops everything.
+    """
+    spans = (
+        (symbol, start, stop, stop == symbol.recipe.row_count)
+        for symbol in symbols
+        for start, stop in symbol.recipe.chunks(max_bytes)
+    )
+    if jobs <= 1:
+        for symbol, start, stop, last in spans:
+            yield Chunk(symbol, start, stop, last, work(symbol, start, stop))
+        return
+    waiting: deque[tuple[WeightSymbol, int, int, bool, Future[T]]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for symbol, start, stop, last in spans:
+                waiting.append((symbol, start, stop, last, pool.submit(work, symbol, start, stop)))
+                if len(waiting) > jobs + 1:
+                    yield _finished(waiting.popleft())
+            while waiting:
+                yield _finished(waiting.popleft())
+        finally:
+            for *_, future in waiting:
+                future.cancel()
+
+
+def _finished(item: tuple[WeightSymbol, int, int, bool, Future[T]]) -> Chunk[T]:
+    symbol, start, stop, last, future = item
+    return Chunk(symbol, start, stop, last, future.result())
