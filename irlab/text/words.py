@@ -1,0 +1,37 @@
+"""The words of IR text: what a plain name looks like, how other names are quoted, which words are reserved."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from ..types import DTYPES
+
+VERSION: Final = 1
+"""Of the text form; the first line of every file states it."""
+
+PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*+")
+"""A name that needs no quotes."""
+
+STRING: Final = re.compile(r'"(?:[^"\\\n]|\\.)*+"')
+
+RESERVED: Final = frozenset({"true", "false", "none", "inf", "nan", *DTYPES})
+"""Words that mean something where an attribute's value is expected, and so cannot be symbolic sizes there."""
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def quote(text: str) -> str:
+    """`text` as a JSON string; readable unless it could not be written as UTF-8."""
+    return json.dumps(text, ensure_ascii=_SURROGATE.search(text) is not None)
+
+
+def name_text(name: str) -> str:
+    """`name`, in quotes unless it is plain."""
+    return name if PLAIN_NAME.fullmatch(name) else quote(name)
+
+
+def recipe_name(class_name: str) -> str:
+    """The word for a recipe class: `File` is `file`, `LowRank` is `low_rank`, `GPTQ` is `gptq`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name).lower()
