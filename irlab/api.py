@@ -144,7 +144,7 @@ def emit_with(
     legal = backend.legalise(module.clone(), ctx)
     verify(legal)
     needed = backend.estimate_bytes(legal)
-    with whole_output(out, directory=backend.writes_directory, force=force, bytes_needed=needed) as temporary:
+    with whole_output(out, directory=backend.is_directory(out), force=force, bytes_needed=needed) as temporary:
         backend.write(legal, temporary, ctx)
         seconds = time.perf_counter() - started
         measured = Parity(skipped="not asked for")

@@ -114,6 +114,10 @@ class Backend(Configurable, ABC):
     def write(self, module: Module, out: Path, ctx: Context) -> None:
         """Write a legalised module to `out`, a fresh path: a file, or a directory if `writes_directory`."""
 
+    def is_directory(self, out: Path) -> bool:
+        """Whether `write` makes a directory of `out`."""
+        return self.writes_directory
+
     def float_tolerance(self, module: Module) -> float | None:
         """The largest logit difference of a float file (design: 1e-2 for f32, 5e-2 for half), or None where weights
         or activations are encoded and the parity rule for encoded files holds."""

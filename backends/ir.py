@@ -1,0 +1,37 @@
+"""The `ir` backend: a module as text, or as an `.irlab` directory of text and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from irlab.ir import Module
+from irlab.passmgr import Context, stored_bytes
+from irlab.target import Backend, PlanRow
+
+
+@dataclass(frozen=True)
+class IR(Backend, name="ir"):
+    """IR text, or an .irlab directory with the computed weights (`embed=true`: with all weights)."""
+
+    embed: bool = False
+
+    def plan(self, module: Module) -> list[PlanRow]:
+        return [PlanRow("everything", "native")]
+
+    def legalise(self, module: Module, ctx: Context) -> Module:
+        return module
+
+    def estimate_bytes(self, module: Module) -> int:
+        return stored_bytes(module) if self.embed else 0
+
+    def is_directory(self, out: Path) -> bool:
+        return out.suffix == ".irlab"
+
+    def write(self, module: Module, out: Path, ctx: Context) -> None:
+        from irlab.store import write_directory, write_text
+
+        if out.is_dir():
+            write_directory(module, out, embed=self.embed)
+        else:
+            write_text(module, out)

@@ -1,0 +1,1 @@
+"""irlab's own passes, each found through an entry point."""
