@@ -17,25 +17,23 @@ _OPERAND: Final = re.compile(r"%(0|[1-9][0-9]{0,8})")
 class Call(Op, opname="call"):
     """Calls the ATen overload `target` ("aten.nonzero.default"), printed as `call @aten.nonzero.default(...)`.
 
-    `args` holds the tensor operands in the order in which they are mentioned. `arguments` are the positional arguments
-    of the overload and `keywords` its keyword arguments as (name, argument) pairs. An argument is one of
+    `args` holds the tensor operands in the order in which they are mentioned. `arguments` is the argument list of the
+    overload's schema, keyword-only arguments at their place in it; defaults at its end may be left out. Each is one of
 
     * `"%0"`, `"%1"` ...: the operand of that index (an ATen string never begins with a percent sign);
-    * None, a bool, int, float or str: itself;
-    * a symbolic size: the integer that it is at run time;
+    * a bool, int, float or str: itself; a symbolic size: the integer that it is at run time;
     * a dtype (`f32`): the torch dtype;
-    * a tuple of arguments: a list, for example `("%1", None, "%2")` for the indices of `aten.index.Tensor`.
+    * a tuple of arguments: a list, for example `("%1", None, "%2")` for the indices of `aten.index.Tensor`;
+    * None: itself; also what stands for devices, layouts and memory formats, which are the executor's matter.
 
-    Devices, layouts and memory formats are left out by whoever builds the call: where values live is the executor's
-    matter. `result_types` has one type per tensor that the overload returns; a size known only at run time is a symbol
-    of its own (`u0`), which is bound when the call has run. An overload may be random, so calls are never merged.
+    `result_types` has one type per tensor that the overload returns; a size known only at run time is a symbol of its
+    own (`u0`), which is bound when the call has run. An overload may be random, so calls are never merged.
     """
 
     args: tuple[Value, ...]
     target: str
     arguments: tuple[object, ...]
     result_types: tuple[TensorType, ...]
-    keywords: tuple[tuple[str, object], ...] = ()
 
     def infer(self) -> tuple[TensorType, ...]:
         if not _TARGET.fullmatch(self.target):
@@ -50,9 +48,8 @@ class Call(Op, opname="call"):
         return self.result_types
 
     def leaves(self) -> Iterator[object]:
-        """Every argument that is no tuple, positional ones first."""
-        stack: list[object] = [argument for _, argument in reversed(self.keywords)]
-        stack.extend(reversed(self.arguments))
+        """Every argument that is no tuple, in order."""
+        stack: list[object] = list(reversed(self.arguments))
         while stack:
             argument = stack.pop()
             if isinstance(argument, tuple):

@@ -2,57 +2,69 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..ir import Op, Value
-from ..types import DType, TensorType, bool_, tensor
-from .shapes import broadcast, broadcast_shapes, require, require_float, same_dtype
+from ..types import DTYPES, DType, TensorType, bool_, tensor
+from .shapes import broadcast, broadcast_shapes, require, require_float, require_numbers, same_dtype
+
+_PLAIN_NUMBERS: Final = frozenset(DTYPES.values()) - {bool_}
 
 
 class Binary(Op):
-    """An elementwise op on two operands."""
+    """An elementwise op on two operands of one dtype."""
 
     x: Value
     y: Value
+
+
+class Arithmetic(Binary):
+    """A binary op on numbers; bool is none."""
 
     def infer(self) -> TensorType:
         x, y = self.operands
         assert x is not None and y is not None
         a = x.type
-        return a if a is y.type and a.encoding is None else broadcast(self, a, y.type)
+        # The short way for equal plain types: rewriting builds millions of these.
+        if a is y.type and a.element in _PLAIN_NUMBERS:
+            return a
+        require_numbers(self, x)
+        return broadcast(self, a, y.type)
 
 
-class Add(Binary, opname="prim.add", commutative=True):
+class Add(Arithmetic, opname="prim.add", commutative=True):
     """x + y."""
 
 
-class Sub(Binary, opname="prim.sub"):
+class Sub(Arithmetic, opname="prim.sub"):
     """x - y."""
 
 
-class Mul(Binary, opname="prim.mul", commutative=True):
+class Mul(Arithmetic, opname="prim.mul", commutative=True):
     """x * y."""
 
 
-class Div(Binary, opname="prim.div"):
+class Div(Arithmetic, opname="prim.div"):
     """x / y; for integers rounded toward zero."""
 
 
-class FloorDiv(Binary, opname="prim.floordiv"):
+class FloorDiv(Arithmetic, opname="prim.floordiv"):
     """floor(x / y)."""
 
 
-class Mod(Binary, opname="prim.mod"):
+class Mod(Arithmetic, opname="prim.mod"):
     """x - floor(x / y) * y: the sign of y, as in Python."""
 
 
-class Pow(Binary, opname="prim.pow"):
-    """x ** y."""
+class Pow(Arithmetic, opname="prim.pow"):
+    """x ** y; an integer exponent is not negative."""
 
 
-class Maximum(Binary, opname="prim.maximum", commutative=True):
+class Maximum(Arithmetic, opname="prim.maximum", commutative=True):
     """The larger of x and y."""
 
 
-class Minimum(Binary, opname="prim.minimum", commutative=True):
+class Minimum(Arithmetic, opname="prim.minimum", commutative=True):
     """The smaller of x and y."""
 
 
@@ -87,25 +99,33 @@ class Ge(Compare, opname="prim.ge"):
     """x >= y."""
 
 
-class And(Binary, opname="prim.and", commutative=True):
+class Bitwise(Binary):
+    """A binary op on the bits of integers, or on truth values."""
+
+    def infer(self) -> TensorType:
+        require(self, not self.x.type.dtype.is_float, "needs integers or bool")
+        return broadcast(self, self.x.type, self.y.type)
+
+
+class And(Bitwise, opname="prim.and", commutative=True):
     """Bitwise and; logical on bool."""
 
 
-class Or(Binary, opname="prim.or", commutative=True):
+class Or(Bitwise, opname="prim.or", commutative=True):
     """Bitwise or; logical on bool."""
 
 
-class Xor(Binary, opname="prim.xor", commutative=True):
+class Xor(Bitwise, opname="prim.xor", commutative=True):
     """Bitwise exclusive or; logical on bool."""
 
 
 class Unary(Op):
-    """An elementwise op on one operand."""
+    """An elementwise op on one operand of numbers; bool is none."""
 
     x: Value
 
     def infer(self) -> TensorType:
-        return tensor(self.x.type.dtype, self.x.type.shape)
+        return tensor(require_numbers(self, self.x).dtype, self.x.type.shape)
 
 
 class FloatUnary(Unary):
@@ -117,6 +137,10 @@ class FloatUnary(Unary):
 
 class Not(Unary, opname="prim.not"):
     """Bitwise not; logical on bool."""
+
+    def infer(self) -> TensorType:
+        require(self, not self.x.type.dtype.is_float, "needs integers or bool")
+        return tensor(self.x.type.dtype, self.x.type.shape)
 
 
 class Neg(Unary, opname="prim.neg"):

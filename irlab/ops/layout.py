@@ -101,6 +101,7 @@ class Split(Op, opname="prim.split"):
         total: Size = 0
         for size in self.sizes:
             total = total + size
+        require(self, all(isinstance(n, Dim) or n >= 0 for n in self.sizes), "a piece is negative")
         require(self, total == shape[self.axis], f"the pieces add up to {total}, not {shape[self.axis]}")
         before, after = shape[: self.axis], shape[len(shape) + self.axis + 1 :]
         return tuple([tensor(self.x.type.dtype, (*before, size, *after)) for size in self.sizes])
@@ -117,11 +118,13 @@ class Pad(Op, opname="prim.pad"):
     def infer(self) -> TensorType:
         shape = self.x.type.shape
         require(self, len(self.low) == len(self.high) == len(shape), "needs one amount per dimension")
+        require(self, all(isinstance(n, Dim) or n >= 0 for n in (*self.low, *self.high)), "an amount is negative")
         return tensor(self.x.type.dtype, tuple([a + d + b for a, d, b in zip(self.low, shape, self.high)]))
 
 
 class Gather(Op, opname="prim.gather"):
-    """Slices of x along `axis`, one for each index (ONNX Gather, torch index_select with any index shape)."""
+    """Slices of x along `axis`, one for each index (ONNX Gather, torch index_select with any index shape).
+    Indices count from 0 and lie inside the axis, here and in `gather_elements` and `scatter`."""
 
     x: Value
     indices: Value
@@ -134,6 +137,13 @@ class Gather(Op, opname="prim.gather"):
         return tensor(self.x.type.dtype, (*shape[: self.axis], *self.indices.type.shape, *after))
 
 
+def _require_inside(op: Op, indices: Shape, x: Shape, axis: int) -> None:
+    """Off `axis`, the known sizes of `indices` do not exceed those of x."""
+    for i, (a, b) in enumerate(zip(indices, x)):
+        if i - len(x) != axis and isinstance(a, int) and isinstance(b, int) and a > b:
+            raise fail(op, f"indices of size {a} exceed size {b} off the axis")
+
+
 class GatherElements(Op, opname="prim.gather_elements"):
     """out[i, j] = x[indices[i, j], j] for axis 0 (torch.gather, ONNX GatherElements)."""
 
@@ -144,11 +154,13 @@ class GatherElements(Op, opname="prim.gather_elements"):
     def infer(self) -> TensorType:
         require(self, self.indices.type.dtype.is_int, "indices must be integers")
         require(self, self.indices.type.rank == self.x.type.rank, "indices must have the rank of x")
+        _require_inside(self, self.indices.type.shape, self.x.type.shape, self.axis)
         return tensor(self.x.type.dtype, self.indices.type.shape)
 
 
 class Scatter(Op, opname="prim.scatter"):
-    """A copy of x with x[indices[i, j], j] = updates[i, j] for axis 0 (torch.scatter, ONNX ScatterElements)."""
+    """A copy of x with x[indices[i, j], j] = updates[i, j] for axis 0 (torch.scatter, ONNX ScatterElements).
+    No two updates meet."""
 
     x: Value
     indices: Value
@@ -158,4 +170,6 @@ class Scatter(Op, opname="prim.scatter"):
     def infer(self) -> TensorType:
         require(self, self.indices.type.dtype.is_int, "indices must be integers")
         require(self, self.indices.type.shape == self.updates.type.shape, "one update per index")
+        require(self, self.indices.type.rank == self.x.type.rank, "indices must have the rank of x")
+        _require_inside(self, self.indices.type.shape, self.x.type.shape, self.axis)
         return tensor(same_dtype(self, (self.x, self.updates)), self.x.type.shape)

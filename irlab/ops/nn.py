@@ -197,8 +197,8 @@ class Attention(NNOp, opname="nn.attention"):
     """softmax(q k^T * scale + mask) v, with grouped key/value heads; the softmax is computed in f32.
 
     q: [batch, heads, seq, head_dim], k: [batch, kv_heads, total, head_dim], v: [batch, kv_heads, total, v_dim]; query
-    head h reads kv head h // (heads / kv_heads). The queries are the *last* seq of the total positions. `causal` hides later
-    positions, `window` > 0 those that lie `window` or more back. `mask` is bool (true = visible) or a float bias,
+    head h reads kv head h // (heads / kv_heads). The queries are the *last* seq of the total positions. `causal` hides
+    later positions, `window` > 0 those that lie `window` or more back. `mask` is bool (true = visible) or a float bias,
     broadcast to [batch, heads, seq, total]. `softcap` > 0 bends scores to softcap * tanh(score / softcap).
     `sinks`[heads] is one extra logit per head that takes probability and gives nothing.
     """
@@ -220,14 +220,17 @@ class Attention(NNOp, opname="nn.attention"):
         require(self, q.shape[0] == k.shape[0] == v.shape[0], "q, k and v differ in batch size")
         require(self, k.shape[1:3] == v.shape[1:3], "k and v differ in heads or length")
         require(self, q.shape[3] == k.shape[3], "q and k differ in head size")
-        require(self, dims.mod(q.shape[1], k.shape[1]) == 0, "the kv heads must divide the heads")
+        require(self, k.shape[1] != 0 and dims.mod(q.shape[1], k.shape[1]) == 0, "the kv heads must divide the heads")
+        require(self, self.window >= 0 and self.softcap >= 0, "window and softcap are 0 or positive")
         if self.mask is not None:
+            require(self, not self.mask.type.dtype.is_int, "the mask must be bool or a float bias")
             scores = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
             require(
                 self, broadcast_shapes(self, self.mask.type.shape, scores) == scores, "the mask does not fit the scores"
             )
         if self.sinks is not None:
-            require(self, self.sinks.type.shape == q.shape[1:2], "sinks must be one number per head")
+            sinks = require_float(self, self.sinks)
+            require(self, sinks.shape == q.shape[1:2], "sinks must be one number per head")
         return tensor(require_float(self, self.q).dtype, (*q.shape[:3], v.shape[3]))
 
     def decompose(self) -> Value:

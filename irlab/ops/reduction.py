@@ -6,18 +6,18 @@ from ..dims import Size
 from ..ir import Op, Value
 from ..opdef import Axes, Axis
 from ..types import DType, Shape, TensorType, bool_, i64, tensor
-from .shapes import require_float
+from .shapes import fail, require_float, require_numbers
 
 
 class Reduce(Op):
-    """A reduction over `axes`, which stay as size 1 if `keepdims`."""
+    """A reduction over `axes`, which stay as size 1 if `keepdims`. No axes, no change; integers wrap."""
 
     x: Value
     axes: Axes
     keepdims: bool = True
 
     def result_dtype(self) -> DType:
-        return self.x.type.dtype
+        return require_numbers(self, self.x).dtype
 
     def infer(self) -> TensorType:
         shape = self.x.type.shape
@@ -86,7 +86,7 @@ class CumSum(Op, opname="prim.cumsum"):
     axis: Axis
 
     def infer(self) -> TensorType:
-        return tensor(self.x.type.dtype, self.x.type.shape)
+        return tensor(require_numbers(self, self.x).dtype, self.x.type.shape)
 
 
 class TopK(Op, opname="prim.topk"):
@@ -98,5 +98,8 @@ class TopK(Op, opname="prim.topk"):
 
     def infer(self) -> tuple[TensorType, TensorType]:
         shape = list(self.x.type.shape)
+        length = shape[self.axis]
+        if isinstance(self.k, int) and not 0 <= self.k <= (length if isinstance(length, int) else self.k):
+            raise fail(self, f"k = {self.k} is outside size {length}")
         shape[self.axis] = self.k
         return tensor(self.x.type.dtype, tuple(shape)), tensor(i64, tuple(shape))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ..dims import Size
 from ..errors import TypeInferenceError
 from ..ir import Op, Value
-from ..types import DType, Shape, TensorType, tensor
+from ..types import DType, Shape, TensorType, bool_, tensor
 
 
 def fail(op: Op, message: str, hint: str = "") -> TypeInferenceError:
@@ -26,6 +26,13 @@ def require_float(op: Op, value: Value) -> TensorType:
     """The type of `value`, which must hold floating-point numbers."""
     if not value.type.dtype.is_float:
         raise fail(op, f"needs a floating-point operand, not {value.type}")
+    return value.type
+
+
+def require_numbers(op: Op, value: Value) -> TensorType:
+    """The type of `value`, which must not be bool."""
+    if value.type.dtype is bool_:
+        raise fail(op, "is not defined on bool", "cast to a number first")
     return value.type
 
 
@@ -55,9 +62,7 @@ def broadcast_shapes(op: Op, a: Shape, b: Shape) -> Shape:
 
 
 def broadcast(op: Op, a: TensorType, b: TensorType) -> TensorType:
-    """The type of an elementwise op on two operands of one dtype."""
-    if a is b:
-        return a
+    """The type of an elementwise op on two operands of one dtype; encoded ones count as the numbers they decode to."""
     dtype = a.dtype
     if dtype is not b.dtype:
         raise fail(op, "operands differ in dtype", "cast one of them")

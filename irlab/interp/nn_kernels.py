@@ -1,0 +1,186 @@
+"""The LLM-level ops on torch's own kernels; each is tested against the decomposition that gives the op its meaning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..ops import nn
+from .kernels import Table, Tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .program import Run
+
+
+def _linear(op: nn.Linear, run: Run, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight.to(x.dtype), bias)
+
+
+def _embedding(op: nn.Embedding, run: Run, ids: Tensor, weight: Tensor) -> Tensor:
+    return F.embedding(ids.long(), weight)
+
+
+def _scaled(n: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    n = n if weight is None else n * weight
+    return n if bias is None else n + bias
+
+
+def _normalise(x: Tensor, eps: float) -> Tensor:
+    xf = x.float()
+    return (xf * torch.rsqrt(xf.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def _rms_norm(op: nn.RMSNorm, run: Run, x: Tensor, weight: Tensor | None) -> Tensor:
+    return _scaled(_normalise(x, op.eps), weight)
+
+
+def _add_rms_norm(op: nn.AddRMSNorm, run: Run, x: Tensor, residual: Tensor, weight: Tensor) -> Tensors:
+    total = x + residual
+    return total, _scaled(_normalise(total, op.eps), weight)
+
+
+def _layer_norm(op: nn.LayerNorm, run: Run, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    return _scaled(F.layer_norm(x.float(), x.shape[-1:], eps=op.eps).to(x.dtype), weight, bias)
+
+
+def _rope(op: nn.Rope, run: Run, x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+    n = inv_freq.shape[0]
+    angles = positions.float()[..., None] * inv_freq
+    angles = angles[:, None] if positions.dim() == 2 else angles
+    cos, sin = (angles.cos() * op.scale).to(x.dtype), (angles.sin() * op.scale).to(x.dtype)
+    turning, rest = x[..., : 2 * n], x[..., 2 * n :]
+    if op.interleaved:
+        first, second = turning[..., 0::2], turning[..., 1::2]
+    else:
+        first, second = turning[..., :n], turning[..., n:]
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    out = torch.stack(turned, -1).flatten(-2) if op.interleaved else torch.cat(turned, -1)
+    return torch.cat((out, rest), -1) if rest.shape[-1] else out
+
+
+def _attention(
+    op: nn.Attention, run: Run, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None
+) -> Tensor:
+    visible = _visible(op, q.shape[2], k.shape[2], q.device)
+    if mask is not None and mask.dtype is torch.bool:
+        visible = mask if visible is None else mask & visible
+        mask = None
+    # torch's kernel has neither softcap nor sinks, and would round a float bias to the dtype of q.
+    if op.softcap or sinks is not None or mask is not None:
+        return _explicit_attention(op, q, k, v, visible, mask, sinks)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=visible, scale=op.scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def _visible(op: nn.Attention, seq: int, total: int, device: torch.device) -> Tensor | None:
+    """Which keys each query may see by its position, bool[seq, total], or None if all of them."""
+    if (not op.causal and not op.window) or (seq == 1 and (not op.window or total <= op.window)):
+        return None
+    behind = torch.arange(total - seq, total, device=device)[:, None] - torch.arange(total, device=device)
+    visible = behind >= 0 if op.causal else None
+    if op.window:
+        near = behind < op.window
+        visible = near if visible is None else visible & near
+    return visible
+
+
+def _explicit_attention(
+    op: nn.Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor | None,
+    bias: Tensor | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    batch, heads, seq, width = q.shape
+    kv_heads, total = k.shape[1:3]
+    rows = heads // kv_heads * seq
+    scores = (q.reshape(batch, kv_heads, rows, width) @ k.transpose(-1, -2)).float().view(batch, heads, seq, total)
+    scores = scores * op.scale
+    if op.softcap:
+        scores = torch.tanh(scores / op.softcap) * op.softcap
+    if visible is not None:
+        scores = torch.where(visible, scores, float("-inf"))
+    if bias is not None:
+        scores = scores + bias.float()
+    if sinks is not None:
+        column = sinks.float().view(1, heads, 1, 1).expand(batch, heads, seq, 1)
+        weights = torch.softmax(torch.cat((scores, column), -1), -1)[..., :total]
+    else:
+        weights = _softmax_of(scores)
+    mixed = weights.to(v.dtype).reshape(batch, kv_heads, rows, total) @ v
+    return mixed.reshape(batch, heads, seq, v.shape[3])
+
+
+def _softmax_of(x: Tensor) -> Tensor:
+    """The softmax over the last axis, with zeros (torch gives nan) in rows of -inf alone."""
+    hidden = (x == float("-inf")).all(-1, keepdim=True)
+    return torch.softmax(x.masked_fill(hidden, 0.0), -1).masked_fill(hidden, 0.0)
+
+
+def _softmax(op: nn.Softmax, run: Run, x: Tensor) -> Tensor:
+    return _softmax_of(x)
+
+
+def _kv_update(op: nn.KVUpdate, run: Run, cache: Tensor, new: Tensor, pos: Tensor | None) -> Tensor:
+    if pos is None:
+        return torch.cat((cache, new), 2)
+    start, stop = int(pos), int(pos) + new.shape[2]
+    if not 0 <= start <= stop <= cache.shape[2]:
+        raise IndexError(f"positions {start}:{stop} are outside a cache of length {cache.shape[2]}")
+    return torch.cat((cache[:, :, :start], new, cache[:, :, stop:]), 2)
+
+
+def _gelu(op: nn.Gelu, run: Run, x: Tensor) -> Tensor:
+    return F.gelu(x, approximate=op.approximate)
+
+
+def _silu(op: nn.Silu, run: Run, x: Tensor) -> Tensor:
+    return F.silu(x)
+
+
+_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+def _gated_mlp(
+    op: nn.GatedMLP,
+    run: Run,
+    x: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    down_bias: Tensor | None,
+) -> Tensor:
+    dtype = x.dtype
+    inner = _ACTIVATIONS[op.activation](F.linear(x, gate.to(dtype), gate_bias)) * F.linear(x, up.to(dtype), up_bias)
+    return F.linear(inner, down.to(dtype), down_bias)
+
+
+NN_KERNELS: Final[Table] = {
+    nn.Linear: _linear,
+    nn.Embedding: _embedding,
+    nn.RMSNorm: _rms_norm,
+    nn.AddRMSNorm: _add_rms_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.Rope: _rope,
+    nn.Attention: _attention,
+    nn.Softmax: _softmax,
+    nn.KVUpdate: _kv_update,
+    nn.Gelu: _gelu,
+    nn.Silu: _silu,
+    nn.GatedMLP: _gated_mlp,
+}
