@@ -14,6 +14,7 @@ FLOAT_TYPES = ["f16", "bf16", "f32"]
 BLOCK_TYPES = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
 K_TYPES = ["q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq4_xs"]
 ALL_TYPES = FLOAT_TYPES + BLOCK_TYPES + K_TYPES
+SLOW_TYPES = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("iq4_nl", "iq4_xs")]
 
 
 def shape_of(model) -> ModelShape:
@@ -36,15 +37,12 @@ def compare(model, kind, tmp_path, llama_quantize, imatrix=None, **options):
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("kind", ALL_TYPES)
+@pytest.mark.parametrize("kind", [kind for kind in ALL_TYPES if "iq" not in kind] + SLOW_TYPES)
 def test_every_tensor_equals_llama_cpp(kind, tied, tiny_llama, tmp_path, llama_quantize):
     compare(tiny_llama(tied=tied), kind, tmp_path, llama_quantize)
 
 
-SLOW_TYPES = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("iq4_nl", "iq4_xs")]
-
-
-@pytest.mark.parametrize("kind", [kind for kind in K_TYPES + BLOCK_TYPES if "iq" not in kind] + SLOW_TYPES)
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q2_k", "q3_k_m", "q3_k_l", "q4_k_m", "q5_k_m", *SLOW_TYPES])
 def test_eight_experts_equal_llama_cpp(kind, tiny_llama, tmp_path, llama_quantize):
     model = tiny_llama(experts=8, ffn=256, kv_heads=2, layers=4, vocab=32)
     compare(model, kind, tmp_path, llama_quantize)
