@@ -133,11 +133,16 @@ def test_sentencepiece_like_tokenizers_cut_like_tokenizers(prefix, runtime, tmp_
 
 def test_merges_that_llama_cpp_would_add_are_noted(tmp_path):
     data = json.loads(sentencepiece_like().to_str())
-    made = ["".join(pair) for pair in data["model"]["merges"]]
-    token = next(token for token in made if made.count(token) > 1)
-    del data["model"]["merges"][made.index(token)]
+    vocab = {token: index for index, token in enumerate(["<unk>", "a", "b", "c", "ab", "bc", "abc"])}
+    data["added_tokens"] = []
+    data["model"] |= {"vocab": vocab, "merges": [["a", "b"], ["b", "c"], ["ab", "c"]]}
     save(tmp_path, data)
-    assert any("lists no merge of" in note and "(1 such)" in note for note in tokenizer_metadata(tmp_path, 600).notes)
+    assert any(
+        "lists no merge of 'a' + 'bc'" in note and "(1 such)" in note for note in tokenizer_metadata(tmp_path, 7).notes
+    )
+    data["model"]["merges"].append(["a", "bc"])
+    save(tmp_path, data)
+    assert tokenizer_metadata(tmp_path, 7).notes == ()
 
 
 def sentencepiece_file(pieces, *, bpe=True, prefix=True) -> bytes:
