@@ -1,0 +1,157 @@
+"""How does a model get onto disk? Its graph as one small protobuf, its tensors streamed beside it, then checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from irlab.backends.onnx.emitter import Emitter, value_info
+from irlab.backends.onnx.storage import Stored
+from irlab.errors import CheckError
+from irlab.ir import Module
+
+if TYPE_CHECKING:
+    import onnx
+
+MODEL_FILE: Final = "model.onnx"
+DATA_FILE: Final = "model.onnx.data"
+IR_VERSION: Final = 10
+"""The first that has int4; runtimes are slow to accept newer ones."""
+_ALIGNMENT: Final = 4096
+"""Tensors start at page boundaries, so that a runtime can map them."""
+_INLINE_BYTES: Final = 1024
+"""Smaller tensors stay in the protobuf: shape inference looks at them."""
+
+
+def build(module: Module, emitter: Emitter) -> onnx.GraphProto:
+    """Emit the module's graph. Names of inputs and outputs are kept as they are."""
+    from onnx import helper
+
+    graph = module.graph
+    for value in graph.inputs:
+        name = value.name or ""
+        emitter.bind(value, emitter.unique(name))
+        emitter.sizes.offer(value)
+    returned = graph.return_op
+    names = dict(zip(returned.names, returned.values))
+    # An output's value is called after the output; one returned twice, or straight from an input, is copied.
+    for name, value in names.items():
+        if value.op is not None and value.name not in names and list(names.values()).count(value) == 1:
+            value.name = name
+        elif value.op is not None and value.name in names and names[value.name] is not value:
+            value.name = None
+    emitter.lower(graph)
+    for name, value in names.items():
+        if emitter[value] != name:
+            emitter.copy(value, name)
+    return helper.make_graph(
+        emitter.nodes,
+        module.name or "module",
+        [value_info(value.name or "", value.type) for value in graph.inputs],
+        [value_info(name, value.type) for name, value in names.items()],
+    )
+
+
+def write_model(module: Module, emitter: Emitter, directory: Path, progress: Any = None) -> None:
+    """Write MODEL_FILE and DATA_FILE into `directory`. Raises CheckError if onnx.checker refuses the result."""
+    import onnx
+    from onnx import helper
+
+    graph = build(module, emitter)
+    end = 0
+    external: list[tuple[Stored, int]] = []
+    for stored in emitter.tensors.values():
+        if stored.size_bytes <= _INLINE_BYTES:
+            graph.initializer.append(_inline(stored))
+            continue
+        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        graph.initializer.append(_external(stored, start))
+        external.append((stored, start))
+        end = start + stored.size_bytes
+    shown = {v.name for v in (*graph.input, *graph.output)} | set(emitter.tensors)
+    graph.value_info.extend(value_info(n, t) for n, t in emitter.types.items() if n not in shown and n in _made(graph))
+    model = helper.make_model(
+        graph,
+        producer_name="irlab",
+        producer_version=_version(),
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in emitter.opsets.items()],
+        functions=list(emitter.functions.values()),
+    )
+    _add_origin(model, module)
+    (directory / MODEL_FILE).write_bytes(model.SerializeToString())
+    if external:
+        write_tensors(directory / DATA_FILE, external, end, progress)
+    try:
+        onnx.checker.check_model(str(directory / MODEL_FILE), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckError(f"onnx.checker refuses the model: {str(error).strip().splitlines()[0]}") from error
+
+
+def write_tensors(path: Path, tensors: Iterable[tuple[Stored, int]], size: int, progress: Any = None) -> None:
+    """Fill a file of `size` bytes with tensors at their offsets, block by block."""
+    items = list(tensors)
+    with path.open("wb", buffering=0) as file:
+        for stored, offset in progress.track(items, "writing tensors", len(items)) if progress else items:
+            for block in stored.blocks():
+                count, width = block.data.shape
+                start = offset + block.row * stored.row_bytes + block.column
+                if width == stored.row_bytes:
+                    _write_at(file, start, block.data.tobytes())
+                    continue
+                for i in range(count):
+                    _write_at(file, start + i * stored.row_bytes, block.data[i].tobytes())
+        file.truncate(size)
+
+
+def _write_at(file: Any, offset: int, data: bytes) -> None:
+    file.seek(offset)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _made(graph: onnx.GraphProto) -> set[str]:
+    return {name for node in graph.node for name in node.output}
+
+
+def _tensor_proto(stored: Stored) -> onnx.TensorProto:
+    import onnx
+
+    return onnx.TensorProto(name=stored.name, data_type=stored.onnx_type, dims=stored.shape)
+
+
+def _inline(stored: Stored) -> onnx.TensorProto:
+    data = bytearray(stored.size_bytes)
+    for block in stored.blocks():
+        for i in range(block.data.shape[0]):
+            start = (block.row + i) * stored.row_bytes + block.column
+            data[start : start + block.data.shape[1]] = block.data[i].tobytes()
+    proto = _tensor_proto(stored)
+    proto.raw_data = bytes(data)
+    return proto
+
+
+def _external(stored: Stored, offset: int) -> onnx.TensorProto:
+    import onnx
+
+    proto = _tensor_proto(stored)
+    proto.data_location = onnx.TensorProto.EXTERNAL
+    for key, text in (("location", DATA_FILE), ("offset", str(offset)), ("length", str(stored.size_bytes))):
+        proto.external_data.add(key=key, value=text)
+    return proto
+
+
+def _add_origin(model: onnx.ModelProto, module: Module) -> None:
+    """Licence and base model travel with the file."""
+    for key in ("licence", "base_model"):
+        text = module.metadata.get(key)
+        if text:
+            model.metadata_props.add(key=key, value=str(text))
+
+
+def _version() -> str:
+    import irlab
+
+    return irlab.__version__

@@ -1,0 +1,49 @@
+"""What the tests of this backend share: write a module, run it in ONNX Runtime, compare it with the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from irlab.backends.onnx.emitter import Emitter
+from irlab.backends.onnx.lowerings import STANDARD
+from irlab.backends.onnx.writer import MODEL_FILE, write_model
+from irlab.interp import evaluate
+from irlab.ir import Module
+
+Compare = Callable[..., dict[str, np.ndarray]]
+
+
+def run_directory(directory: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(directory / MODEL_FILE), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs))))
+
+
+@pytest.fixture
+def compare(tmp_path: Path) -> Compare:
+    """Write a module with the standard lowerings; its outputs in ONNX Runtime must be the interpreter's."""
+
+    def check(
+        module: Module, inputs: Mapping[str, Any], rtol: float = 1e-4, atol: float = 1e-5
+    ) -> dict[str, np.ndarray]:
+        arrays = {name: np.asarray(value) for name, value in inputs.items()}
+        expected = evaluate(module, arrays)
+        directory = tmp_path / f"model{len(list(tmp_path.iterdir()))}"
+        directory.mkdir()
+        write_model(module, Emitter(STANDARD), directory)
+        found = run_directory(directory, arrays)
+        assert set(found) == set(expected)
+        for name, tensor in expected.items():
+            wanted = tensor.detach().numpy()
+            assert found[name].dtype == wanted.dtype and found[name].shape == wanted.shape, name
+            np.testing.assert_allclose(found[name], wanted, rtol=rtol, atol=atol, err_msg=name)
+        return found
+
+    return check
