@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from ..decompose import decomposition
 from ..errors import InputError, IRError, IrlabError
 from ..ir import Graph, Module, Op, Return, Value, Weight
 from ..ops.call import Call
 from ..ops.literals import Constant, Iota
 from ..ops.nn import NNOp
 from .kernels import Kernel, Tensors, kernel_of
+from .meaning import decomposition
 from .sizes import Sizes
 from .torch_types import as_input, torch_dtype
 from .weights import WeightReader
