@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .errors import UsageError
-from .ir import Graph, Module
+from .ir import Graph, Module, Value
 from .options import Configurable
 from .pipeline import Step, parse_pipeline
 from .types import TensorType
 
 if TYPE_CHECKING:
-    from .rewrite import Event, Rule
+    from .rewrite import Match, Observer, Rule
     from .target import Backend
 
 Exactness = Literal["exact", "close", "lossy"]
@@ -125,8 +125,8 @@ class Instrument:
     def pass_failed(self, step: Pass, module: Module, error: Exception) -> None:
         """Called when a pass, or an instrument after it, raised."""
 
-    def on_rewrite(self, event: Event) -> None:
-        """Called for each rewrite, if `wants_rewrites`."""
+    def on_rewrite(self, rule: Rule, match: Match, values: tuple[Value, ...]) -> None:
+        """Called for each rewrite, while the matched ops are still in place, if `wants_rewrites`."""
 
     wants_rewrites: bool = False
 
@@ -148,7 +148,7 @@ class Context:
     device: str = "cpu"
     jobs: int = 2
     progress: Progress = field(default_factory=Progress)
-    check_rewrite: Callable[..., None] | None = None
+    check_rewrite: Observer | None = None
     manager: PassManager = field(init=False, repr=False)
     rewrites: int = field(default=0, init=False)
     record: PassRecord = field(default_factory=lambda: PassRecord(""), init=False)
@@ -162,9 +162,9 @@ class Context:
 
         watchers = [i.on_rewrite for i in self.manager.instruments if i.wants_rewrites]
 
-        def notify(event: Event) -> None:
+        def notify(rule: Rule, match: Match, values: tuple[Value, ...]) -> None:
             for watcher in watchers:
-                watcher(event)
+                watcher(rule, match, values)
 
         result = rewrite(
             graph,
@@ -176,7 +176,7 @@ class Context:
         self.note_rewrites(result.hits)
         for name, seconds in result.seconds.items():
             self.record.rule_seconds[name] = self.record.rule_seconds.get(name, 0.0) + seconds
-        return sum(result.hits.values())
+        return result.total
 
     def note_rewrites(self, hits: dict[str, int]) -> None:
         """Count changes made by hand, by the name of what made them."""

@@ -1,0 +1,52 @@
+"""The fuse pass: primitives raised to the LLM-level ops they spell out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from irlab.passes.fuse.attention import FuseAttention, FuseSoftmax, ShareKVHeads
+from irlab.passes.fuse.linear import FuseBias, FuseLinear
+from irlab.passes.fuse.mlp import FuseGatedMLP, FuseGelu, FuseGeluTanh, FuseSilu
+from irlab.passes.fuse.norms import FuseLayerNorm, FuseRMSNorm
+from irlab.passes.fuse.rope import FusePartialRope, FuseRope
+from irlab.passmgr import RulePass
+from irlab.rewrite import Rule
+
+
+@dataclass(frozen=True)
+class Fuse(RulePass, name="fuse", exactness="close", rtol=1e-4):
+    """Raises primitives to nn ops: norms, rope, attention, gated MLP, GELU, linear with bias.
+
+    A Llama block then reads as about ten nn ops:
+
+        %h = nn.rms_norm(%x, @input_layernorm.weight)
+        %q = nn.linear(%h, @q_proj.weight)          (and k, v; split into heads)
+        %q2 = nn.rope(%q1, %positions, @inv_freq)   (and k)
+        %a = nn.attention(%q2, %k2, %v1)
+        %o = nn.linear(%a2, @o_proj.weight)
+        %m = nn.gated_mlp(%h2, @gate_proj.weight, @up_proj.weight, @down_proj.weight)
+
+    Residual additions and layouts stay as they are: what helps there depends on the target (see fuse-residual-norm,
+    fuse-qkv, fuse-gate-up).
+    """
+
+    def rules(self) -> Sequence[Rule]:
+        return (
+            # Norms first: their casts would otherwise look like leftovers to every rule below.
+            FuseRMSNorm(),
+            FuseLayerNorm(),
+            # Linears before what is recognised around them.
+            FuseLinear(),
+            FuseBias(),
+            FuseGelu(),
+            FuseGeluTanh(),
+            FuseSilu(),
+            FuseRope(),
+            FusePartialRope(),
+            FuseSoftmax(),
+            FuseAttention(),
+            ShareKVHeads(),
+            # Last: it consumes the linears and the activation.
+            FuseGatedMLP(),
+        )
