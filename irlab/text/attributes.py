@@ -13,6 +13,7 @@ from ..encodings import Encoding
 from ..errors import IRError
 from ..opdef import REQUIRED, Field, FieldKind
 from ..types import DType, TensorType
+from ..weights import Recipe
 from .words import RESERVED, quote
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ _ADMITTED: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "TensorType": (lambda value: isinstance(value, TensorType), "a type such as f32[2, 3]"),
     "Encoding": (lambda value: isinstance(value, Encoding), "an encoding such as q<...>"),
     "Path": (lambda value: isinstance(value, str), "a string"),
+    "Recipe": (lambda value: isinstance(value, Recipe), "a recipe such as file(...)"),
     "None": (lambda value: value is None, "none"),
 }
 _SEQUENCES: Final = {"Shape": "Size", "Axes": "int"}

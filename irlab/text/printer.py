@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ..errors import IRError
@@ -36,13 +37,14 @@ _Plan: TypeAlias = "tuple[str, list[_AttributeWriter]]"
 """What the lines of one op class begin with, and its attributes."""
 
 
-def print_module(module: Module) -> str:
-    """The whole module as IR text; `parse_module` reads it back."""
+def print_module(module: Module, directory: Path | None = None) -> str:
+    """The whole module as IR text; `parse_module` reads it back. Weight files are named relative to `directory`, or
+    else to the directory of the module, or else as they are."""
     symbols: dict[int, WeightSymbol] = {}
     graph = _GraphPrinter(module.graph, "", symbols).lines("graph")
-    for dead in module.weights.values():
-        symbols.setdefault(id(dead), dead)
-    table = _weight_table(list(dict.fromkeys(symbols.values())))
+    for unused in module.weights.values():
+        symbols.setdefault(id(unused), unused)
+    table = _weight_table(_distinct(symbols.values()), directory or module.directory)
     return "\n".join([f"irlab {VERSION}", *_header(module), "", *table, *([""] if table else []), *graph, ""])
 
 
@@ -84,7 +86,7 @@ def literal_text(value: float, dtype: DType) -> str:
         return f"{dtype.name}({float_text(value)})"
     if dtype.kind is Kind.BOOL and value in (0, 1):
         return "bool(true)" if value else "bool(false)"
-    return f"{dtype.name}({value_text(int(value) if value == int(value) else value)})"
+    return f"{dtype.name}({value_text(int(value) if isinstance(value, bool) else value)})"
 
 
 def loc_text(loc: Loc | None) -> str:
@@ -115,8 +117,18 @@ def _header(module: Module) -> list[str]:
     return [f"{start} {{", *lines, "}"]
 
 
-def _weight_table(symbols: Sequence[WeightSymbol]) -> list[str]:
-    rows = [(f"@{name_text(s.name)}", str(s.type), recipe_text(s.recipe, s.type)) for s in symbols]
+def _distinct(symbols: Iterable[WeightSymbol]) -> list[WeightSymbol]:
+    """Equal symbols once; different ones of one name stay, for the verifier to show."""
+    found: dict[str, list[WeightSymbol]] = {}
+    for symbol in symbols:
+        alike = found.setdefault(symbol.name, [])
+        if symbol not in alike:
+            alike.append(symbol)
+    return [symbol for alike in found.values() for symbol in alike]
+
+
+def _weight_table(symbols: Sequence[WeightSymbol], directory: Path | None) -> list[str]:
+    rows = [(f"@{name_text(s.name)}", str(s.type), recipe_text(s.recipe, s.type, directory)) for s in symbols]
     names = _width([name for name, _, _ in rows], MAX_NAME_WIDTH)
     types = _width([type for _, type, _ in rows], MAX_TYPE_WIDTH)
     return [f"{name:<{names}} : {type:<{types}} = {recipe}" for name, type, recipe in rows]

@@ -7,14 +7,16 @@ weight table is left out, which is why a file reference shows no type of its own
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+import os
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Any, Final
+from pathlib import Path, PurePath
+from typing import Any
 
 from ..types import TensorType
 from ..weights import Recipe
 from .attributes import value_text
-from .words import recipe_name
+from .words import quote
 
 
 @dataclass(frozen=True)
@@ -41,43 +43,39 @@ def recipe_fields(cls: type[Recipe]) -> tuple[RecipeField, ...]:
     return tuple([RecipeField(*parts, is_stated=types == [parts[0]]) for parts in found])
 
 
-def recipe_text(recipe: Recipe, stated: TensorType | None = None) -> str:
-    """The expression for `recipe`. `stated` is the type that stands beside it, for the recipe of a whole weight."""
+def recipe_text(recipe: Recipe, stated: TensorType | None = None, directory: Path | None = None) -> str:
+    """The expression for `recipe`. `stated` is the type that stands beside it, for the recipe of a whole weight; files
+    are named relative to `directory`. A recipe that text cannot hold shows as `name(...)`, which does not parse."""
+    if not recipe.text_name:
+        return f"{type(recipe).__name__.lower()}(...)"
     arguments = []
     for field in recipe_fields(type(recipe)):
         value = getattr(recipe, field.name)
         if field.is_stated and value is stated:
             continue
-        text = _argument_text(value)
+        text = _argument_text(value, directory)
         if field.default is MISSING:
             arguments.append(text)
-        elif text != _argument_text(field.default):
+        elif text != _argument_text(field.default, directory):
             arguments.append(f"{field.name}={text}")
-    return f"{recipe_name(type(recipe).__name__)}({', '.join(arguments)})"
+    return f"{recipe.text_name}({', '.join(arguments)})"
 
 
-def _argument_text(value: object) -> str:
+def _argument_text(value: object, directory: Path | None) -> str:
     if isinstance(value, Recipe):
-        return recipe_text(value)
-    if isinstance(value, tuple) and any(isinstance(item, Recipe) for item in value):
-        return "[" + ", ".join(map(_argument_text, value)) + "]"
+        return recipe_text(value, None, directory)
+    if isinstance(value, PurePath):
+        return quote(_relative(value, directory))
+    if isinstance(value, tuple) and any(isinstance(item, Recipe | PurePath) for item in value):
+        return f"[{', '.join([_argument_text(item, directory) for item in value])}]"
     return value_text(value)
 
 
-_found: Final[dict[str, type[Recipe]]] = {}
-
-
-def recipe_classes() -> dict[str, type[Recipe]]:
-    """Every recipe class defined so far, by the word that text uses for it."""
-    pending: list[type[Recipe]] = [Recipe]  # type: ignore[type-abstract]
-    while pending:
-        cls = pending.pop()
-        pending.extend(cls.__subclasses__())
-        if is_dataclass(cls):
-            _found[recipe_name(cls.__name__)] = cls
-    return _found
-
-
-def recipe_class(word: str) -> type[Recipe] | None:
-    """The recipe class that `word` names, if there is one."""
-    return _found.get(word) or recipe_classes().get(word)
+def _relative(path: PurePath, directory: Path | None) -> str:
+    """`path` seen from `directory`; as it is, where the two have nothing in common (other drives on Windows)."""
+    if directory is not None:
+        try:
+            return PurePath(os.path.relpath(path, directory)).as_posix()
+        except ValueError:
+            pass
+    return path.as_posix()

@@ -30,8 +30,3 @@ def quote(text: str) -> str:
 def name_text(name: str) -> str:
     """`name`, in quotes unless it is plain."""
     return name if PLAIN_NAME.fullmatch(name) else quote(name)
-
-
-def recipe_name(class_name: str) -> str:
-    """The word for a recipe class: `File` is `file`, `LowRank` is `low_rank`, `GPTQ` is `gptq`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name).lower()
