@@ -74,6 +74,15 @@ def _canonical_axes(op: Any, axes: tuple[int, ...] | list[int]) -> tuple[int, ..
 _CANONICAL_FORM: Final[dict[str, Callable[[Any, Any], object]]] = {"Axis": _canonical_axis, "Axes": _canonical_axes}
 """What the constructor does to an attribute of this annotation before it stores it."""
 
+
+def canonical_attribute(op: Any, annotation: str, attribute: Any) -> object:
+    """`attribute` as the constructor of `op` would store it; None where it does not fit the op."""
+    try:
+        return _CANONICAL_FORM[annotation](op, attribute)
+    except TypeInferenceError:
+        return None
+
+
 OPS: Final[dict[str, Any]] = {}
 """Every declared op class by its name in IR text ("nn.rms_norm")."""
 

@@ -1,0 +1,688 @@
+"""How a pattern becomes a matcher: Python source, compiled once per rule, that walks an op and its producers.
+
+A matcher is a function `match(op) -> Match | None`. Its source is straight-line: every condition that fails goes to
+the next candidate of the innermost loop (`continue`), or gives up (`return None`). Loops try both orders of a
+commutative op, or a value with and without its optional wrapper. Tracebacks show the source; `Matcher.source` is it.
+
+Choices that such loops cannot express (`any_of` above all) are expanded: a pattern has several *forms*, each with a
+matcher of its own, tried in order.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from .ir import Op, Value
+from .ops.literals import Constant
+from .pattern import (
+    AnyOf,
+    Maybe,
+    Named,
+    Number,
+    OpPattern,
+    Optional,
+    Pattern,
+    PatternError,
+    Predicate,
+    Rest,
+    Result,
+    Variable,
+    refusal,
+    variable_counts,
+    variables,
+    walk,
+)
+
+MAX_FORMS: Final = 256
+MAX_NESTED_LOOPS: Final = 16  # CPython allows 20 nested blocks in one function
+
+
+class Match:
+    """What a pattern matched. Captured values, numbers, attributes and flags are attributes by their names; those of
+    an alternative that was not taken are None."""
+
+    __slots__ = ("_matched", "root")
+
+    root: Op
+    _matched: tuple[Op | None, ...]
+    root_count = 1
+    names: tuple[str, ...] = ()
+
+    if TYPE_CHECKING:  # at run time, every pattern has a subclass with one slot per name
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """Every matched op, the roots first."""
+        return tuple([op for op in self._matched if op is not None])
+
+    @property
+    def roots(self) -> tuple[Op, ...]:
+        """The ops whose results the rewrite replaces; one, unless the pattern is a tuple."""
+        return self.ops[: self.root_count]
+
+    @property
+    def captures(self) -> dict[str, Any]:
+        """Everything captured, by name."""
+        return {name: getattr(self, name) for name in self.names}
+
+    def __repr__(self) -> str:
+        return f"<match of {self.root!r}: {', '.join(f'{k}={v!r}' for k, v in self.captures.items())}>"
+
+
+def match_class(names: tuple[str, ...], root_count: int) -> type[Match]:
+    """The class of the matches of one pattern."""
+    taken = [name for name in names if hasattr(Match, name)]
+    if taken:
+        raise PatternError(f"a variable cannot be called {taken[0]!r}", "every match has an attribute of that name")
+    return type("Match", (Match,), {"__slots__": names, "names": names, "root_count": root_count})
+
+
+# Forms
+
+
+@dataclass
+class Form:
+    """A pattern without choices, except the simple `maybe` and `optional`. `flags` are captures known beforehand."""
+
+    roots: tuple[OpPattern, ...]
+    flags: dict[str, bool]
+    root_captures: list[tuple[Variable, OpPattern]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def is_free(self, pattern: Pattern | None) -> bool:
+        """Whether `pattern` accepts any value, and nothing else depends on which."""
+        return isinstance(pattern, Variable) and pattern.where is None and self.counts[pattern.name] == 1
+
+
+def forms(patterns: tuple[Pattern, ...]) -> list[Form]:
+    """The forms of a pattern, in the order in which they are tried."""
+    found: list[Form] = []
+    for roots, flags in _expand(patterns, {}):
+        if len(found) == MAX_FORMS:
+            raise PatternError(f"the pattern has more than {MAX_FORMS} alternatives", "split it into several rules")
+        found.append(_form(roots, flags))
+    return found
+
+
+def _form(roots: tuple[Pattern, ...], flags: dict[str, bool]) -> Form:
+    ops: list[OpPattern] = []
+    captures: list[tuple[Variable, OpPattern]] = []
+    for pattern in roots:
+        outer = []
+        while isinstance(pattern, Named):
+            outer.append(pattern.variable)
+            pattern = pattern.inner
+        if not isinstance(pattern, OpPattern):
+            raise PatternError(f"a pattern must begin with an op, not with {pattern!r}")
+        ops.append(pattern)
+        captures += [(variable, pattern) for variable in outer]
+    return Form(tuple(ops), flags, captures, variable_counts(roots))
+
+
+def _expand(
+    roots: tuple[Pattern, ...], flags: dict[str, bool]
+) -> Iterator[tuple[tuple[Pattern, ...], dict[str, bool]]]:
+    choice = _first_choice(roots)
+    if choice is None:
+        yield roots, flags
+        return
+    for pick, flag in _options(choice):
+        yield from _expand(_substitute(roots, choice, pick), {**flags, **flag})
+
+
+def _first_choice(roots: tuple[Pattern, ...]) -> Pattern | None:
+    counts = variable_counts(roots)
+    for node in walk(roots):
+        match node:
+            case AnyOf():
+                return node
+            case Maybe() if _outermost(node, roots) or not _is_simple(node, counts):
+                return node
+            case Optional(inner=Variable(where=None, name=name)) if counts[name] == 1:
+                continue
+            case Optional():
+                return node
+    return None
+
+
+def _outermost(node: Pattern, roots: tuple[Pattern, ...]) -> bool:
+    for root in roots:
+        while isinstance(root, Named):
+            root = root.inner
+        if root is node:
+            return True
+    return False
+
+
+def _is_simple(maybe: Maybe, counts: Counter[str]) -> bool:
+    """Whether a loop over "inside the wrapper, as it is" will do: a wrapper of one operand that binds nothing that
+    others depend on."""
+    wrapper = maybe.wrapper
+    return (
+        len(wrapper.operands) == 1
+        and len(wrapper.cls.operand_names) == 1
+        and not isinstance(wrapper.operands[0], Rest)
+        and has_one_result(wrapper.cls)
+        and all(
+            counts[a.wanted.name] == 1 and a.wanted.where is None
+            for a in wrapper.attributes
+            if isinstance(a.wanted, Variable)
+        )
+        and (maybe.flag is None or counts[maybe.flag.name] == 1)
+    )
+
+
+def _options(choice: Pattern) -> list[tuple[Pattern | None, dict[str, bool]]]:
+    match choice:
+        case AnyOf():
+            return [(alternative, {}) for alternative in choice.alternatives]
+        case Maybe(flag=None):
+            return [(choice.wrapper, {}), (choice.inner, {})]
+        case Maybe(flag=Variable(name=name)):
+            return [(choice.wrapper, {name: True}), (choice.inner, {name: False})]
+        case Optional():
+            return [(choice.inner, {}), (None, {})]
+    raise AssertionError(choice)
+
+
+def _substitute(roots: tuple[Pattern, ...], old: Pattern, new: Pattern | None) -> tuple[Pattern, ...]:
+    """`roots` with `new` for `old`; what does not contain `old` stays the same object."""
+    done: dict[Pattern, Pattern | None] = {old: new}
+
+    def visit(node: Pattern) -> Pattern | None:
+        if node not in done:
+            children = [visit(child) for child in node.children]
+            if all(a is b for a, b in zip(children, node.children)):
+                done[node] = node
+            elif isinstance(node, OpPattern):
+                fresh = iter(children)
+                operands = tuple([None if operand is None else next(fresh) for operand in node.operands])
+                done[node] = OpPattern(node.cls, operands, node.attributes, node.shared)
+            else:
+                done[node] = node.with_children(tuple([c for c in children if c is not None]))
+        return done[node]
+
+    return tuple([visited for root in roots if (visited := visit(root)) is not None])
+
+
+# What matchers and the explaining matcher must agree on
+
+
+def has_one_result(cls: type[Op]) -> bool:
+    """Whether ops of this class always have exactly one result, judged by what `infer` declares."""
+    declared = getattr(cls.infer, "__annotations__", {}).get("return")
+    return declared == "TensorType" or getattr(declared, "__name__", "") == "TensorType"
+
+
+def matching_order(operands: tuple[Pattern | None, ...]) -> list[int]:
+    """The order in which operands are matched: the ones that can fail first, then plain captures."""
+
+    def rank(pattern: Pattern | None) -> int:
+        match pattern:
+            case None | Number() | OpPattern() | Result():
+                return 0
+            case Named(inner=inner):
+                return rank(inner)
+            case Maybe() if rank(pattern.inner) == 0:
+                return 0
+            case Maybe():
+                return 1
+            case _:
+                return 2
+
+    return sorted(range(len(operands)), key=lambda i: rank(operands[i]))
+
+
+def producers(pattern: Pattern | None) -> frozenset[type[Op]] | None:
+    """The classes that the producer of a matching value may have; None for any producer, or none."""
+    match pattern:
+        case Number():
+            return frozenset({Constant})
+        case OpPattern(cls=cls) | Result(op=OpPattern(cls=cls)):
+            return frozenset({cls})
+        case Named(inner=inner):
+            return producers(inner)
+        case Maybe():
+            inner_classes = producers(pattern.inner)
+            return None if inner_classes is None else inner_classes | {pattern.wrapper.cls}
+    return None
+
+
+def reach(value: Value, cls: type[Op], depth: int) -> list[Op]:
+    """The ops of class `cls` that read `value` within `depth` steps, nearest first."""
+    found: dict[Op, None] = {}
+    frontier = [value]
+    for _ in range(depth):
+        users = {user: None for v in frontier for user in v.uses}
+        found.update((user, None) for user in users if type(user) is cls)
+        frontier = [result for user in users for result in user.results]
+    return list(found)
+
+
+def anchor(root: OpPattern, bound: Mapping[str, object], ops: Mapping[OpPattern, object]) -> tuple[Pattern, int]:
+    """The node of `root` nearest to it that an earlier root has bound, and how many steps below `root` it is."""
+    level: list[Pattern] = [root]
+    depth = 0
+    while level:
+        for node in level:
+            if (isinstance(node, Variable) and node.name in bound) or (isinstance(node, OpPattern) and node in ops):
+                return node, depth
+        below = dict.fromkeys(child for node in level for child in node.children)
+        level, depth = list(below), depth + 1
+    raise PatternError(f"the root {root!r} shares no value with the roots before it", "repeat a variable in it")
+
+
+def inside(op: Op, matched: tuple[Op | None, ...]) -> bool:
+    """Whether every use of every result of `op` is by a matched op."""
+    return all(user in matched for result in op.results for user in result.uses)
+
+
+# Source
+
+
+@dataclass
+class Matcher:
+    """A compiled form: `match(op)` for ops of class `cls`."""
+
+    cls: type[Op]
+    match: Callable[[Any], Match | None]
+    source: str
+    operand_classes: tuple[frozenset[type[Op]] | None, ...] | None
+    """Per operand, the classes its producer may have (None: any); None where the number of operands varies."""
+
+    def possible(self, producer_classes: tuple[type, ...]) -> bool:
+        """Whether an op whose operands are produced by ops of these classes could match."""
+        wanted = self.operand_classes
+        if wanted is None:
+            return True
+        orders = [producer_classes, producer_classes[::-1]] if self.cls.commutative else [producer_classes]
+        return any(all(w is None or c in w for w, c in zip(wanted, order)) for order in orders)
+
+
+def compile_pattern(patterns: tuple[Pattern, ...], name: str, where: Predicate | None = None) -> list[Matcher]:
+    """The matchers of a pattern, in the order in which they are tried. `where` judges complete matches; the next
+    possible match is tried where it refuses."""
+    if not patterns:
+        raise PatternError("the pattern is empty")
+    names = tuple(dict.fromkeys(v.name for v in variables(patterns) if v.name))
+    matches = match_class(names, len(patterns))
+    return [
+        _Writer(form, matches, where).compile(f"{name}#{i}" if i else name) for i, form in enumerate(forms(patterns))
+    ]
+
+
+Continuation = Callable[[], None]
+
+
+class _Writer:
+    """Writes the source of one matcher. Methods take the continuation that writes what follows a success."""
+
+    def __init__(self, form: Form, matches: type[Match], where: Predicate | None) -> None:
+        self.form, self.matches = form, matches
+        self.scope: dict[str, Any] = {
+            "new": object.__new__,
+            "M": matches,
+            "Constant": Constant,
+            "refusal": refusal,
+            "inside": inside,
+            "reach": reach,
+        }
+        self.where = where
+        self.lines: list[str] = []
+        self.parts: list[str] = []  # finished functions
+        self.depth, self.loops, self.count = 1, 0, 0
+        self.locals: list[str] = ["op"]
+        self.bound: dict[str, str] = {}
+        self.ops: dict[OpPattern, str] = {}  # the local that holds the matched op
+        self.matched: list[str] = []  # locals of matched ops; one may hold None, for an absent wrapper
+        self.checks: list[str] = []  # conditions on uses that need every matched op
+        self.parents = _parent_counts(form)
+
+    def compile(self, name: str) -> Matcher:
+        self.root(0)
+        self.parts.append("\n".join(["def match(op):", *self.lines]))
+        source = "\n\n".join(self.parts) + "\n"
+        filename = f"<pattern {name}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        exec(compile(source, filename, "exec"), self.scope)
+        root = self.form.roots[0]
+        varies = any(isinstance(operand, Rest) for operand in root.operands)
+        classes = None if varies else tuple([producers(operand) for operand in root.operands])
+        return Matcher(root.cls, self.scope["match"], source, classes)
+
+    # Lines
+
+    def emit(self, line: str) -> None:
+        self.lines.append("    " * self.depth + line)
+
+    def fresh(self, stem: str) -> str:
+        self.count += 1
+        return f"{stem}{self.count}"
+
+    def assign(self, stem: str, expression: str) -> str:
+        """A new local that holds `expression`."""
+        self.locals.append(self.fresh(stem))
+        self.emit(f"{self.locals[-1]} = {expression}")
+        return self.locals[-1]
+
+    def constant(self, thing: object) -> str:
+        name = self.fresh("K")
+        self.scope[name] = thing
+        return name
+
+    def guard(self, condition: str) -> None:
+        """What follows happens only where `condition` holds."""
+        self.emit(f"if not ({condition}):")
+        self.emit("    continue" if self.loops else "    return None")
+
+    def loop(self, targets: list[str], candidates: str, then: Continuation) -> None:
+        if self.loops == MAX_NESTED_LOOPS:
+            self.outline(lambda: self.loop(targets, candidates, then))
+            return
+        self.locals += targets
+        self.emit(f"for {', '.join(targets)} in {candidates}:")
+        self.depth, self.loops = self.depth + 1, self.loops + 1
+        then()
+        self.depth, self.loops = self.depth - 1, self.loops - 1
+
+    def outline(self, then: Continuation) -> None:
+        """Go on in a function of its own, where loops count from zero."""
+        name, arguments = self.fresh("part"), ", ".join(self.locals)
+        self.emit(f"found = {name}({arguments})")
+        self.emit("if found is not None:")
+        self.emit("    return found")
+        saved = self.lines, self.depth, self.loops
+        self.lines, self.depth, self.loops = [f"def {name}({arguments}):"], 1, 0
+        then()
+        self.parts.append("\n".join(self.lines))
+        self.lines, self.depth, self.loops = saved
+
+    # Nodes
+
+    def root(self, index: int) -> None:
+        """Match root number `index` and those after it, then finish."""
+        if index == len(self.form.roots):
+            self.finish()
+            return
+        pattern = self.form.roots[index]
+        then: Continuation = lambda: self.root(index + 1)
+        if index == 0:
+            self.consume(pattern, "op", then)
+        elif pattern in self.ops:
+            then()
+        else:
+            self.search(pattern, then)
+
+    def search(self, pattern: OpPattern, then: Continuation) -> None:
+        """Find a further root from the values that are known by now."""
+        node, depth = anchor(pattern, self.bound, self.ops)
+        if isinstance(node, Variable):
+            known = self.bound[node.name]
+        else:
+            assert isinstance(node, OpPattern)
+            known = f"{self.ops[node]}.results[0]"
+        op = self.fresh("o")
+
+        candidates = f"reach({known}, {self.constant(pattern.cls)}, {depth})"
+        self.loop([op], candidates, lambda: self.consume(pattern, op, then))
+
+    def value(self, pattern: Pattern, val: str, then: Continuation) -> None:
+        """Match the value in local `val`."""
+        match pattern:
+            case Variable():
+                self.bind(pattern, val, "is", then)
+            case Named():
+                self.value(pattern.inner, val, lambda: self.bind(pattern.variable, val, "is", then))
+            case Optional(inner=Variable() as variable):
+                self.bind(variable, val, "is", then)
+            case Number():
+                self.number(pattern, val, then)
+            case OpPattern():
+                self.producer(pattern, 0, val, then)
+            case Result():
+                self.producer(pattern.op, pattern.index, val, then)
+            case Maybe():
+                self.maybe(pattern, val, then)
+            case _:
+                raise PatternError(f"{pattern!r} cannot stand here")
+
+    def bind(self, variable: Variable, expression: str, equality: str, then: Continuation) -> None:
+        name = variable.name
+        known = self.bound.get(name)
+        if known is not None:
+            self.guard(f"{expression} {equality} {known}")
+        if variable.where is not None:
+            self.guard(f"refusal({self.constant(variable.where)}({expression})) is None")
+        if known is not None or not name:
+            then()
+            return
+        if not expression.isidentifier():
+            expression = self.assign("a", expression)
+        self.bound[name] = expression
+        then()
+        del self.bound[name]
+
+    def number(self, pattern: Number, val: str, then: Continuation) -> None:
+        op = self.assign("o", f"{val}.op")
+        condition = f"type({op}) is Constant"
+        if pattern.value is not None:
+            condition += f" and {self.constant(pattern.low)} <= {op}.value <= {self.constant(pattern.high)}"
+        self.guard(condition)
+        self.matched.append(op)
+        if pattern.variable is None:
+            then()
+        else:
+            self.bind(pattern.variable, f"{op}.value", "==", then)
+        self.matched.pop()
+
+    def producer(self, pattern: OpPattern, index: int, val: str, then: Continuation) -> None:
+        """Match the op that makes `val`, which must be its result `index`."""
+        one = has_one_result(pattern.cls)
+        op = self.ops.get(pattern)
+        known = op is not None
+        if op is None:
+            op = self.assign("o", f"{val}.op")
+            condition = f"type({op}) is {self.constant(pattern.cls)}"
+        else:
+            condition = f"{val}.op is {op}"
+        if one and index:
+            raise PatternError(f"{pattern.cls.opname} has one result only")
+        if not one:
+            condition += f" and len({op}.results) > {index} and {op}.results[{index}] is {val}"
+        if known:
+            self.guard(condition)
+            then()
+            return
+        early, late = self.use_conditions(pattern, val, op)
+        self.guard(condition + early)
+        self.checks += late
+        self.consume(pattern, op, then)
+        del self.checks[len(self.checks) - len(late) :]
+
+    def use_conditions(self, pattern: OpPattern, val: str, op: str) -> tuple[str, list[str]]:
+        """That the op's values have no use outside the match: what can be said at once, and what only at the end."""
+        if not pattern.consumed or pattern in self.form.roots:
+            return "", []
+        if not has_one_result(pattern.cls):
+            return "", [f"inside({op}, (MATCHED,))"]
+        parents = self.parents[pattern]
+        if parents == 1:
+            return f" and len({val}.uses) == 1", []
+        return f" and len({val}.uses) <= {parents}", [f"{val}.uses.keys() <= {{MATCHED}}"]
+
+    def consume(self, pattern: OpPattern, op: str, then: Continuation) -> None:
+        """Match attributes and operands of the op in local `op`, which is of the right class."""
+        self.ops[pattern] = op
+        self.matched.append(op)
+        self.attributes(pattern, op, 0, lambda: self.operands(pattern, op, then))
+        self.matched.pop()
+        del self.ops[pattern]
+
+    def attributes(self, pattern: OpPattern, op: str, index: int, then: Continuation) -> None:
+        if index == len(pattern.attributes):
+            then()
+            return
+        attribute = pattern.attributes[index]
+        following: Continuation = lambda: self.attributes(pattern, op, index + 1, then)
+        if isinstance(attribute.wanted, Variable):
+            self.bind(attribute.wanted, f"{op}.{attribute.name}", "==", following)
+            return
+        self.guard(self.attribute_condition(pattern, index, op))
+        following()
+
+    def attribute_condition(self, pattern: OpPattern, index: int, op: str) -> str:
+        attribute = pattern.attributes[index]
+        if attribute.plain:
+            return f"{op}.{attribute.name} == {self.constant(attribute.wanted)}"
+        return f"{self.constant(attribute.accepts)}({op})"
+
+    def operands(self, pattern: OpPattern, op: str, then: Continuation) -> None:
+        wanted = pattern.operands
+        if not wanted and pattern.cls.operand_names:
+            self.guard(f"not {op}.operands")
+        if not wanted:
+            then()
+            return
+        names = [self.fresh("x") for _ in wanted]
+        fixed = len(wanted) - sum(isinstance(w, Rest) for w in wanted)
+        if fixed != len(wanted):
+            self.guard(f"len({op}.operands) >= {fixed}")
+        elif any(f.annotation == "tuple[Value, ...]" for f in pattern.cls.fields):
+            self.guard(f"len({op}.operands) == {fixed}")
+        targets = [f"*{n}" if isinstance(w, Rest) else n for n, w in zip(names, wanted)]
+        if pattern.cls.commutative and wanted[0] is not wanted[1] and not self.symmetric(pattern):
+            first, second = self.fresh("x"), self.fresh("x")
+            self.locals += [first, second]
+            self.emit(f"{first}, {second} = {op}.operands")
+            orders = f"(({first}, {second}), ({second}, {first}))"
+            self.loop(names, orders, lambda: self.each_operand(pattern, names, then))
+        else:
+            self.locals += names
+            self.emit(f"{', '.join(targets)}, = {op}.operands")
+            self.each_operand(pattern, names, then)
+
+    def symmetric(self, pattern: OpPattern) -> bool:
+        """Whether the other order of a commutative op would say nothing new."""
+        return self.where is None and all(map(self.form.is_free, pattern.operands))
+
+    def each_operand(self, pattern: OpPattern, names: list[str], then: Continuation) -> None:
+        order = matching_order(pattern.operands)
+        required = [f.annotation != "Value | None" for f in pattern.cls.fields if f.name in pattern.cls.operand_names]
+
+        def following(position: int) -> None:
+            if position == len(order):
+                then()
+                return
+            i = order[position]
+            wanted, name = pattern.operands[i], names[i]
+            go_on: Continuation = lambda: following(position + 1)
+            if wanted is None:
+                self.guard(f"{name} is None")
+                go_on()
+            elif isinstance(wanted, Rest):
+                self.emit(f"{name} = tuple({name})")
+                self.bind(wanted.variable, name, "==", go_on)
+            else:
+                if i < len(required) and not required[i] and not isinstance(wanted, Optional):
+                    self.guard(f"{name} is not None")
+                self.value(wanted, name, go_on)
+
+        following(0)
+
+    def maybe(self, pattern: Maybe, val: str, then: Continuation) -> None:
+        """A simple wrapper: go on with what is inside it and, unless that cannot match, with the value as it is."""
+        wrapper = pattern.wrapper
+        known = self.ops.get(wrapper)
+        if known is not None:  # the second time: wrapped as before, or not wrapped as before
+            self.guard(f"{known} is None or {val}.op is {known}")
+            inner = self.assign("x", f"{val} if {known} is None else {known}.operands[0]")
+            self.value(pattern.inner, inner, then)
+            return
+        op, inner, wrapped = self.assign("o", f"{val}.op"), self.fresh("x"), self.fresh("w")
+        early, late = self.use_conditions(wrapper, val, op)
+        condition = f"type({op}) is {self.constant(wrapper.cls)}{early}"
+        for index, attribute in enumerate(wrapper.attributes):
+            if not isinstance(attribute.wanted, Variable):
+                condition += f" and {self.attribute_condition(wrapper, index, op)}"
+        captures = [(a.wanted, f"{wrapped}.{a.name}") for a in wrapper.attributes if isinstance(a.wanted, Variable)]
+        if pattern.flag is not None:
+            captures.append((pattern.flag, ""))
+
+        def body() -> None:
+            for variable, expression in captures:
+                chosen = f"None if {wrapped} is None else {expression}" if expression else f"{wrapped} is not None"
+                self.bound[variable.name] = self.assign("a", chosen)
+            self.ops[wrapper] = wrapped
+            self.matched.append(wrapped)
+            self.checks += [f"({wrapped} is None or {check})" for check in late]
+            self.value(pattern.inner, inner, then)
+            del self.checks[len(self.checks) - len(late) :]
+            self.matched.pop()
+            del self.ops[wrapper]
+            for variable, _ in captures:
+                del self.bound[variable.name]
+
+        inner_classes = producers(pattern.inner)
+        if inner_classes is not None and wrapper.cls not in inner_classes:
+            self.emit(f"if {condition}:")
+            self.emit(f"    {inner} = {op}.operands[0]; {wrapped} = {op}")
+            self.emit("else:")
+            self.emit(f"    {inner} = {val}; {wrapped} = None")
+            self.locals += [inner, wrapped]
+            body()
+            return
+        both = f"((({op}.operands[0], {op}), ({val}, None)) if {condition} else (({val}, None),))"
+        self.loop([inner, wrapped], both, body)
+
+    def finish(self) -> None:
+        """Every node has matched: check uses and that each root stands for itself only, capture, judge."""
+        ops = ", ".join(self.matched)
+        for check in self.checks:
+            self.guard(check.replace("MATCHED", ops))
+        for pattern in self.form.roots[1:] and self.form.roots:
+            root = self.ops[pattern]
+            others = [op for op in self.matched if op != root]
+            self.guard(f"{root} not in ({', '.join(others)},)")
+        for variable, pattern in self.form.root_captures:
+            self.bound[variable.name] = f"{self.ops[pattern]}.results[0]"
+        self.emit("m = new(M)")
+        self.emit("m.root = op")
+        self.emit(f"m._matched = ({ops},)")
+        for name in self.matches.names:
+            known = self.bound.get(name) or repr(self.form.flags.get(name))
+            self.emit(f"m.{name} = {known}")
+        if self.where is not None:
+            self.scope["where"] = self.where
+            self.guard("refusal(where(m)) is None")
+        self.emit("return m")
+
+
+def _parent_counts(form: Form) -> Counter[OpPattern]:
+    """How many matched ops may read each inner op. A wrapper counts as a part of what reads it."""
+    parents: dict[OpPattern, set[Pattern]] = {}
+
+    def visit(child: Pattern, parent: OpPattern) -> None:
+        match child:
+            case OpPattern():
+                parents.setdefault(child, set()).add(parent)
+            case Result(op=op):
+                parents.setdefault(op, set()).add(parent)
+            case Named() | Optional():
+                visit(child.inner, parent)
+            case Maybe():
+                parents.setdefault(child.wrapper, set()).add(parent)
+                visit(child.inner, parent)
+
+    nodes = walk(form.roots)
+    wrappers = {node.wrapper for node in nodes if isinstance(node, Maybe)}
+    for node in nodes:
+        if isinstance(node, OpPattern) and node not in wrappers:
+            for child in node.children:
+                visit(child, node)
+    return Counter({op: len(users) for op, users in parents.items()})

@@ -1,0 +1,377 @@
+"""Rules, and the driver that applies them greedily until none matches.
+
+    class FuseRMSNorm(Rule):
+        def pattern(self, x, w, eps): ...          # what to look for (see pattern.py)
+        def where(self, m: Match) -> bool | str: ...   # a last condition; a string is the reason for refusing
+        def rewrite(self, m: Match) -> Value: ...      # the expression that takes its place
+
+    rewrites = rewrite(graph, [FuseRMSNorm()])
+    rewrites.hits["fuse-rms-norm"]
+
+Only ops of the classes that patterns begin with are visited. What a rewrite attaches, and what reads its result, is
+visited again; sweeps repeat until one changes nothing. Where several rules match one op, the first in the list wins.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import re
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from time import perf_counter
+from typing import Any, ClassVar, Final, TypeAlias
+
+from .errors import IRError, IrlabError
+from .ir import UNKNOWN_LOC, Graph, Loc, Op, Value
+from .matching import Match, Matcher, compile_pattern
+from .pattern import Pattern, PatternError, Variable, variables
+
+__all__ = ["Match", "Rewrites", "Rule", "find", "rewrite"]
+
+_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class Rule:
+    """A rewrite: a pattern, an optional condition, a replacement. `name` defaults to the class name in kebab case.
+
+    `pattern` takes the pattern's variables by name and returns what it looks for; a tuple has several roots.
+    `rewrite` gives the value that takes the place of the matched one: a new expression, or a value that is there
+    already. For an op with several results, or several roots, it gives a tuple, one value for each result.
+    """
+
+    name: ClassVar[str] = "rule"
+
+    def __init_subclass__(cls, name: str = "", **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if name or "name" not in vars(cls):
+            cls.name = name or _WORD_BOUNDARY.sub("-", cls.__name__).lower()
+
+    def pattern(self, *variables: Any, **keywords: Any) -> Pattern | tuple[Pattern, ...]:
+        """What the rule looks for, written with `p` over its own parameters."""
+        raise PatternError(f"rule {self.name} has no pattern")
+
+    def where(self, m: Match) -> bool | str:
+        """A last condition on a complete match; False or a reason lets the matcher look for another one."""
+        return True
+
+    def rewrite(self, m: Match) -> Value | tuple[Value, ...]:
+        """The replacement."""
+        raise IRError(f"rule {self.name} has no replacement")
+
+    @cached_property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """The roots of the pattern."""
+        return patterns_of(self.pattern, f"rule {self.name}")
+
+    @cached_property
+    def matchers(self) -> list[Matcher]:
+        """The compiled pattern; their `source` is Python."""
+        where = self.where if type(self).where is not Rule.where else None
+        return compile_pattern(self.patterns, self.name, where)
+
+
+def patterns_of(function: Callable[..., object], owner: str) -> tuple[Pattern, ...]:
+    """The pattern that a function of pattern variables describes."""
+    parameters = inspect.signature(function).parameters
+    made = function(*[Variable(name) for name in parameters])
+    roots = made if isinstance(made, tuple) else (made,)
+    if not all(isinstance(root, Pattern) for root in roots):
+        raise PatternError(f"{owner}: the pattern is {made!r}", "return what p builds")
+    used = {variable.name for variable in variables(roots)}
+    unused = [name for name in parameters if name not in used]
+    if unused:
+        raise PatternError(f"{owner}: the pattern never uses {', '.join(unused)}")
+    return roots
+
+
+Observer: TypeAlias = Callable[[Rule, Match, "tuple[Value, ...]"], None]
+"""Told of a rewrite: the rule, the match with its ops still in place, and the new values."""
+
+
+@dataclass
+class Rewrites:
+    """What the driver did: rewrites per rule and, if it was asked to time, seconds spent in each rule."""
+
+    hits: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    declined: dict[str, int] = field(default_factory=dict)
+    """Matches left alone because their replacement would have made a cycle, per rule."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.hits.values())
+
+    def __bool__(self) -> bool:
+        return self.total > 0
+
+
+ALLOWANCE: Final = 64
+"""Rewrites per op of the graph after which a set of rules counts as never settling."""
+
+
+def rewrite(
+    graph: Graph,
+    rules: Iterable[Rule | type[Rule]],
+    *,
+    on_event: Observer | None = None,
+    check: Observer | None = None,
+    limit: int | None = None,
+    timing: bool = False,
+    pause_gc: bool = True,
+) -> Rewrites:
+    """Apply `rules` to `graph` and its regions until none matches.
+
+    on_event is told of every rewrite just before the matched ops go; check before the replacement is attached, and
+    raises if it is wrong. `limit` bounds the number of rewrites (10,000 and 64 per op of the graph, unless given).
+    `pause_gc` stops Python's cyclic collector meanwhile: a growing graph makes it walk everything over and over.
+
+    Raises IRError, naming the rule, if a replacement has another type than what it replaces, or rules never settle.
+    """
+    chosen = [rule() if isinstance(rule, type) else rule for rule in rules]
+    result = Rewrites({rule.name: 0 for rule in chosen})
+    driver = _Driver(chosen, on_event, check, limit, timing)
+    paused = pause_gc and gc.isenabled()
+    if paused:
+        gc.disable()
+    try:
+        driver.settle(graph)
+    finally:
+        if paused:
+            gc.enable()
+        driver.report(result)
+    return result
+
+
+class _Entry:
+    """One matcher of one rule, with what the driver needs at hand."""
+
+    __slots__ = ("declined", "expected", "hits", "locs", "match", "matcher", "rewrite", "rule", "seconds", "simple")
+
+    def __init__(self, rule: Rule, matcher: Matcher, timing: bool) -> None:
+        self.rule, self.matcher = rule, matcher
+        self.match: Callable[[Op], Match | None] = matcher.match
+        self.rewrite: Callable[[Match], Value | tuple[Value, ...]] = rule.rewrite
+        self.hits, self.declined, self.seconds = 0, 0, 0.0
+        self.simple = len(rule.patterns) == 1
+        self.locs: dict[Loc | None, Loc] = {}
+        if timing:
+            self.match, self.rewrite = self.timed(self.match), self.timed(self.rewrite)
+
+    def timed(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def measure(argument: Any) -> Any:
+            start = perf_counter()
+            try:
+                return function(argument)
+            finally:
+                self.seconds += perf_counter() - start
+
+        return measure
+
+    def loc(self, of: Loc | None) -> Loc:
+        found = self.locs[of] = (of or UNKNOWN_LOC).by(self.rule.name)
+        return found
+
+
+class _Driver:
+    def __init__(
+        self, rules: list[Rule], on_event: Observer | None, check: Observer | None, limit: int | None, timing: bool
+    ) -> None:
+        self.entries = [_Entry(rule, matcher, timing) for rule in rules for matcher in rule.matchers]
+        self.by_class: dict[type[Op], list[_Entry]] = {}
+        for entry in self.entries:
+            self.by_class.setdefault(entry.matcher.cls, []).append(entry)
+        self.chosen: dict[tuple[type, ...], list[_Entry]] = {}
+        self.on_event, self.check, self.limit = on_event, check, limit
+
+    def report(self, result: Rewrites) -> None:
+        for entry in self.entries:
+            name = entry.rule.name
+            result.hits[name] += entry.hits
+            if entry.seconds:
+                result.seconds[name] = result.seconds.get(name, 0.0) + entry.seconds
+            if entry.declined:
+                result.declined[name] = result.declined.get(name, 0) + entry.declined
+
+    def settle(self, graph: Graph) -> None:
+        """Sweep until nothing changes, then the regions: they are isolated, so neither affects the other."""
+        allowance = ALLOWANCE * len(graph) + 10_000 if self.limit is None else self.limit
+        while rewritten := self.sweep(graph, allowance):
+            allowance -= rewritten
+        for holder in list(graph.region_ops()):
+            for region in holder.regions:
+                self.settle(region)
+
+    def candidates(self, op: Op, entries: list[_Entry]) -> list[_Entry]:
+        """Those of `entries` whose patterns admit the producers of this op's operands; remembered per combination."""
+        key = (type(op), *[None.__class__ if v is None else type(v.op) for v in op.operands])
+        found = self.chosen.get(key)
+        if found is None:
+            found = self.chosen[key] = [entry for entry in entries if entry.matcher.possible(key[1:])]
+        return found
+
+    def sweep(self, graph: Graph, allowance: int) -> int:
+        by_class = self.by_class
+        work = list(chain.from_iterable(graph.index.get(cls, ()) for cls in by_class))
+        work.reverse()
+        rewritten = 0
+        while work:
+            op = work.pop()
+            if op.graph is None:
+                continue
+            entries = by_class[type(op)]
+            if len(entries) > 1:
+                entries = self.candidates(op, entries)
+            for entry in entries:
+                m = entry.match(op)
+                if m is None:
+                    continue
+                if rewritten == allowance:
+                    raise self.never_settles(op)
+                if self.apply(graph, entry, m, work):
+                    entry.hits += 1
+                    rewritten += 1
+                    break
+        return rewritten
+
+    def apply(self, graph: Graph, entry: _Entry, m: Match, work: list[Op]) -> bool:
+        rule = entry.rule
+        root = m.root
+        try:
+            made = entry.rewrite(m)
+        except IrlabError as error:
+            error.message = f"rule {rule.name}: {error.message}"
+            raise
+        new: tuple[Value, ...] = made if type(made) is tuple else (made,)  # type: ignore[assignment]
+        old = root.results if entry.simple else tuple([r for one in m.roots for r in one.results])
+        if len(new) != len(old):
+            raise IRError(f"rule {rule.name} replaces {len(old)} values by {len(new)}", op=root)
+        for before, after in zip(old, new):
+            if type(after) is not Value:
+                raise IRError(f"rule {rule.name}: rewrite gave {after!r}", "return a value", root)
+            if after.type is not before.type:
+                raise IRError(
+                    f"rule {rule.name} replaces a value of type {before.type} by one of type {after.type}", op=root
+                )
+            if after in old:
+                raise IRError(f"rule {rule.name} replaces a value by itself", op=root)
+        if not entry.simple and cycle_reason(m, new):
+            entry.declined += 1
+            return False
+        if self.check is not None:
+            self.check(rule, m, new)
+        loc = entry.locs.get(root.loc) or entry.loc(root.loc)
+        by_class = self.by_class
+        for before, after in zip(old, new):
+            producer = after.op
+            if producer is not None and producer.graph is None:
+                readers = len(before.uses)
+                for fresh in graph.attach(producer, root.seq, loc):
+                    if type(fresh) in by_class:
+                        work.append(fresh)
+                if len(before.uses) != readers:
+                    raise IRError(f"rule {rule.name}: the replacement reads the value that it replaces", op=root)
+        if self.on_event is not None:
+            self.on_event(rule, m, new)
+        for before, after in zip(old, new):
+            for user in before.uses:
+                if type(user) in by_class:
+                    work.append(user)
+            graph.replace_uses(before, after)
+        if entry.simple:
+            graph.erase(root)
+        else:
+            for one in m.roots:
+                if one.graph is not None:
+                    graph.erase(one)
+        return True
+
+    def never_settles(self, op: Op) -> IRError:
+        busiest = max(self.entries, key=lambda entry: entry.hits).rule
+        return IRError(
+            f"rule {busiest.name} never settles: it keeps matching what it or other rules produce",
+            "its replacement must not match the pattern again",
+            op,
+        )
+
+
+def cycle_reason(m: Match, new: tuple[Value, ...]) -> str:
+    """Why replacing the roots of `m` by `new` (still detached) would make a cycle; "" if it would not.
+
+    It would if the new expression reads a value that is computed from a root.
+    """
+    leaves = _leaves(new)
+    matched = set(m.ops)
+    for root in m.roots:
+        # What a root is computed from cannot be computed from it; this settles nearly every case near by.
+        suspects = [value for value in leaves if value not in _leaves(root.results, matched)]
+        if suspects and _depends(suspects, root):
+            where = f" at {root.loc.path}" if root.loc and root.loc.path else ""
+            return f"the replacement reads a value that depends on the matched {root.opname}{where}: a cycle"
+    return ""
+
+
+def _leaves(values: Iterable[Value], through: Container[Op] | None = None) -> dict[Value, None]:
+    """The values that `values` are computed from, seen through the ops in `through`, or through detached ops."""
+    leaves: dict[Value, None] = {}
+    seen: set[Op] = set()
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        op = value.op
+        if op is not None and (op.graph is None if through is None else op in through):
+            if op not in seen:
+                seen.add(op)
+                stack.extend([v for v in op.operands if v is not None])
+        else:
+            leaves[value] = None
+    return leaves
+
+
+def _depends(values: list[Value], root: Op) -> bool:
+    """Whether one of `values` is computed from `root`. Searches up from the values and down from the root by turns,
+    so that the smaller side bounds the work."""
+    up = {value.op for value in values if value.op is not None}
+    down = {root}
+    above, below = list(up), [root]
+    while above and below:
+        if not up.isdisjoint(down):
+            return True
+        if len(above) <= len(below):
+            read = [v.op for op in above for v in op.operands if v is not None and v.op is not None]
+            above = list(dict.fromkeys([op for op in read if op not in up]))
+            up.update(above)
+        else:
+            below = list({user: None for op in below for r in op.results for user in r.uses if user not in down})
+            down.update(below)
+    return not up.isdisjoint(down)
+
+
+def find(graph: Graph, pattern: Rule | type[Rule] | Pattern | Callable[..., Any]) -> Iterator[Match]:
+    """Every op of `graph` and its regions at which `pattern` matches: a rule, a pattern, or a function of pattern
+    variables. Nothing is rewritten; the graph may be changed between two matches."""
+    if isinstance(pattern, type) and issubclass(pattern, Rule):
+        pattern = pattern()
+    if isinstance(pattern, Rule):
+        matchers = pattern.matchers
+    elif isinstance(pattern, Pattern):
+        matchers = compile_pattern((pattern,), "find")
+    else:
+        matchers = compile_pattern(patterns_of(pattern, "find"), "find")
+    yield from _find(graph, matchers)
+
+
+def _find(graph: Graph, matchers: list[Matcher]) -> Iterator[Match]:
+    classes = dict.fromkeys(matcher.cls for matcher in matchers)
+    roots = [op for cls in classes for op in graph.find(cls)]
+    roots.sort(key=lambda op: op.seq)
+    for op in roots:
+        for matcher in matchers:
+            if op.graph is graph and matcher.cls is type(op) and (m := matcher.match(op)) is not None:
+                yield m
+                break
+    for holder in list(graph.region_ops()):
+        for region in holder.regions:
+            yield from _find(region, matchers)
