@@ -1,0 +1,1 @@
+"""What lifts models into the IR: `torch` (any nn.Module) and `hf` (Hugging Face directories and hub ids)."""
