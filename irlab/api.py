@@ -66,9 +66,7 @@ def parse(text: str, directory: Path | None = None) -> Module:
     """Read a module from IR text; weight files are relative to `directory`. Raises ParseError."""
     from .text import parse_module
 
-    module = parse_module(text)
-    module.directory = directory
-    return module
+    return parse_module(text, directory)
 
 
 def run(
