@@ -34,6 +34,7 @@ _KEY: Final = re.compile(r"[A-Za-z_]\w*+", re.ASCII)
 _NUMBERED: Final = re.compile(r"\d++", re.ASCII)
 _PLAIN_RESULT: Final = re.compile(r"%(?:\d++|[A-Za-z_][A-Za-z0-9_.\-]*+)", re.ASCII)
 _PLAIN_LOC: Final = re.compile(r'"([^"\\\n\x00-\x1f]*+)"\)')
+_DIGITS: Final = "0123456789"
 _MAX_SHOWN: Final = 300
 
 # What a constructor may raise on operands and attributes that fit no op; anything else is a bug and escapes.
@@ -48,7 +49,7 @@ class Surroundings:
         # Weights come before all ops, in the order of the table.
         self.seq_of = {token: i - len(table) for i, token in enumerate(table)}
         self.used: set[str] = set()
-        self.calls: dict[tuple[str, str, str], tuple[Signature, dict[str, Any], tuple[TensorType, ...]]] = {}
+        self.calls: dict[tuple[str, str, str], tuple[Signature, dict[str, Any], list[TensorType]]] = {}
         self.locs: dict[str, Loc] = {}
         self.checked: set[TensorType] = set()
 
@@ -270,7 +271,7 @@ class GraphReader:
             value.name = given_name
             self.env[token] = value
         if stated and not regions and "{" not in attributes_text:
-            self.around.calls[callee, attributes_text, types_text] = called, attributes, stated
+            self.around.calls[callee, attributes_text, types_text] = called, attributes, list(stated)
 
     def _build(
         self,
@@ -424,19 +425,22 @@ class GraphReader:
         for token in tokens:
             if token in env or _PLAIN_RESULT.fullmatch(token) is None:
                 return False
-        if None in given or called.wrong_operands(given):
-            return False
         try:
-            op = called.cls(*given, **fields) if called.simple else called.cls(**called.arrange(given), **fields)
+            if called.least <= len(given) <= called.most and None not in given:
+                op = called.cls(*given, **fields)
+            elif called.wrong_operands(given):
+                return False
+            else:
+                op = called.cls(**called.arrange(given), **fields)
         except (IrlabError, *_MISFITS):
             return False
         results = op.results
-        if len(results) != len(tokens) or [result.type for result in results] != list(stated):
+        if len(results) != len(tokens) or [result.type for result in results] != stated:
             return False
         op.loc = loc
         self.graph.add(op)
         for token, value in zip(tokens, results):
             env[token] = value
-            if not token[1].isdigit():
+            if token[1] not in _DIGITS:
                 value.name = token[1:]
         return True

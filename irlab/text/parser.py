@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,17 @@ def parse_module(text: str, directory: Path | None = None, source: str = "<text>
     Weight files are named relative to `directory`; none is opened. `source` is the file's name, for errors.
     Raises ParseError.
     """
+    # Nearly everything that is made here stays, so the cyclic collector would search in vain, again and again.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _module(text, directory, source)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _module(text: str, directory: Path | None, source: str) -> Module:
     cursor = Cursor(text, source)
     values = ValueReader(cursor, directory)
     _version(cursor)

@@ -27,8 +27,10 @@ class Signature:
             said = said_by_types(field)
             if said is not None:
                 self.said[field.name] = said
-        self.in_order = list(cls.fields[: len(self.operands)]) == self.operands
-        self.simple = self.in_order and not self.variadic and not cls.region_names
+        # With so many operands, none of them absent, they are the constructor's first arguments as they stand.
+        in_order = list(cls.fields[: len(self.operands)]) == self.operands and not self.variadic
+        self.least = sum(f.kind is FieldKind.OPERAND for f in self.operands) if in_order else 1
+        self.most = len(self.operands) if in_order else 0
 
     def wrong_operands(self, given: Operands) -> str:
         """What is wrong with the number or the absence of operands, if anything."""
