@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -65,6 +66,12 @@ class Recipe(ABC):
         cls.text_name = cls.__name__.lower() if text_name is None else text_name
         if cls.text_name:
             Recipe.registry[cls.text_name] = cls
+        # Types are asked for at every level of a recipe: uncached, a chain of n would cost 2^n.
+        own = cls.__dict__.get("type")
+        if isinstance(own, property) and own.fget is not None:
+            cached = cached_property(own.fget)
+            cached.__set_name__(cls, "type")
+            setattr(cls, "type", cached)  # noqa: B010
 
     @property
     @abstractmethod
