@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Final, TypeAlias
 
+from .errors import IRError
+
 Size: TypeAlias = "int | Dim"
 """What a shape is made of."""
 
@@ -28,6 +30,8 @@ Atom: TypeAlias = "str | tuple[str, tuple[Size, ...]]"
 
 Monomial: TypeAlias = "tuple[Atom, ...]"
 """Atoms with multiplicity, sorted by their text; () is the constant term."""
+
+MAX_PRODUCT_TERMS: Final = 4096
 
 _OPAQUE: Final[dict[str, Callable[..., int]]] = {
     "floordiv": lambda a, b: a // b,
@@ -144,9 +148,13 @@ def _sum(a: Size, b: Size, sign: int) -> Size:
 
 
 def _product(a: Size, b: Size) -> Size:
+    left, right = _terms(a), _terms(b)
+    # Hostile shapes multiply sums of symbols until memory runs out.
+    if len(left) * len(right) > MAX_PRODUCT_TERMS:
+        raise IRError(f"a size of more than {MAX_PRODUCT_TERMS} terms is too complicated")
     out: dict[Monomial, int] = {}
-    for m1, c1 in _terms(a).items():
-        for m2, c2 in _terms(b).items():
+    for m1, c1 in left.items():
+        for m2, c2 in right.items():
             m = tuple(sorted(m1 + m2, key=_atom_text))
             out[m] = out.get(m, 0) + c1 * c2
     return _make(out)

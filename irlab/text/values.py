@@ -20,7 +20,7 @@ from .attributes import admit
 from .cursor import Cursor, did_you_mean
 from .recipes import RecipeField, recipe_fields
 
-MAX_DEPTH: Final = 32
+MAX_DEPTH: Final = 64
 MAX_RANK: Final = 64
 MAX_DIGITS: Final = 40
 MAX_TERMS: Final = 1024
