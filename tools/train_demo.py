@@ -29,11 +29,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--state", type=Path, default=Path(tempfile.gettempdir()) / "irlab-demo", help="checkpoints (%(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=1500, help="batches to train on (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="batches to train on (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="windows a step (%(default)s)")
-    parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints (%(default)s)")
+    parser.add_argument("--save-every", type=int, default=50, help="steps between checkpoints (%(default)s)")
     parser.add_argument("--streams", type=int, default=256, help="stories sampled side by side (%(default)s)")
-    parser.add_argument("--blocks", type=int, default=120, help="times each stream is extended (%(default)s)")
+    parser.add_argument("--blocks", type=int, default=44, help="times each stream is extended (%(default)s)")
     parser.add_argument("--text-weight", type=int, default=2, help="readings of --text per sampled story (%(default)s)")
     parser.add_argument("--vocabulary", type=int, default=1024, help="tokens (%(default)s)")
     parser.add_argument("--context", type=int, default=512, help="tokens a window (%(default)s)")

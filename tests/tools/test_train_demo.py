@@ -1,11 +1,13 @@
 """The demo model's training script on a few kB of text: what it writes loads, repeats, resumes and can be a teacher."""
 
 import hashlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -39,7 +41,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(text: Path, out: Path, state: Path, *more: str) -> None:
     from train_demo import main
 
-    sizes = {"steps": 3, "save-every": 2, "batch": 2, "context": 128, "vocabulary": 300, "blocks": 2, "streams": 4}
+    sizes = {
+        "steps": 3,
+        "save-every": 2,
+        "batch": 2,
+        "context": 128,
+        "vocabulary": 300,
+        "blocks": 2,
+        "streams": 4,
+        "threads": 1,
+    }
     paths = {"text": text, "out": out, "state": state}
     main([*(f"--{name}={value}" for name, value in (paths | sizes).items()), *more])
 
@@ -110,3 +121,29 @@ def test_bits_per_byte_counts_every_byte(trained: Path, tmp_path: Path) -> None:
     figure, count = bits_per_byte(trained / "model", sentence, None, True, False)
     assert count == tokens.shape[1] - 1
     assert figure == pytest.approx(nats / torch.log(torch.tensor(2.0)).item() / len(sentence.encode()), rel=1e-5)
+
+
+def test_the_shipped_model_is_what_the_script_makes() -> None:
+    from bits_per_byte import bits_per_byte
+    from demo.training import architecture
+
+    from irlab.demo import path
+
+    weights = path() / "model.safetensors"
+    assert weights.stat().st_size < 8_000_000
+    with safe_open(weights, "pt") as file:
+        stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no mapping)
+        assert {tensor.get_dtype() for tensor in stored.values()} == {"BF16"}
+        assert 2_000_000 < sum(math.prod(tensor.get_shape()) for tensor in stored.values()) < 4_000_000
+    shipped = transformers.AutoConfig.from_pretrained(path())
+    made = architecture(shipped.vocab_size, shipped.max_position_embeddings)
+    differing = {key for key, value in made.to_dict().items() if shipped.to_dict()[key] != value}
+    assert differing <= {"_name_or_path", "architectures", "dtype", "transformers_version"}
+
+    story = (
+        "Once upon a time, there was a little boy named Tim. Tim had a red ball. He liked to play with the ball in the "
+        'park.\nOne day, the ball rolled under a big tree. Tim was sad. A kind bird saw him and said, "Do not be sad. '
+        'I can help you." The bird pushed the ball back to Tim. Tim was very happy and said, "Thank you!"'
+    )
+    figure, _ = bits_per_byte(path(), story, window=None, use_bos=True, by_story=False)
+    assert figure < 1.1, "it knows stories (a uniform guess over its tokens needs about 3.3)"

@@ -32,7 +32,7 @@ class SamplingPlan:
     """What to draw: ``streams`` x ``blocks`` blocks at ``temperature``; ``seed`` fixes every token."""
 
     streams: int = 256
-    blocks: int = 120
+    blocks: int = 44
     temperature: float = 1.0
     seed: int = 1
 

@@ -52,7 +52,7 @@ class Schedule:
     adam: float = 4e-3
     warmup: float = 0.04
     decay: float = 0.6
-    save_every: int = 100
+    save_every: int = 50
 
     def scale(self, step: int) -> float:
         """The factor on the learning rates at ``step`` (from 0)."""
