@@ -55,7 +55,10 @@ def _call(op: Call, run: Run, *operands: torch.Tensor) -> tuple[torch.Tensor, ..
             keywords[declared.name] = run.device if declared.name == "device" else argument(given)
         else:
             positional.append(argument(given))
-    result = target(*positional, **keywords)
+    try:
+        result = target(*positional, **keywords)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"call @{op.target} does not accept its arguments: {str(error).splitlines()[0]}") from None
     return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 

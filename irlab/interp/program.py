@@ -110,7 +110,7 @@ class Program:
                 results = _as_tuple(step.kernel(step.op, run, *[None if i < 0 else slots[i] for i in step.reads]))
             except IrlabError:
                 raise
-            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            except (RuntimeError, IndexError) as error:
                 raise InputError(f"{_where(step.op)} failed: {str(error).strip().splitlines()[0]}") from error
             if type(step.op) is Call or run.checked:
                 _check_results(step.op, results, run.sizes)

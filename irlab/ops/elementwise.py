@@ -152,7 +152,7 @@ class Abs(Unary, opname="prim.abs"):
 
 
 class Sign(Unary, opname="prim.sign"):
-    """-1, 0 or 1."""
+    """-1, 0 or 1; 0 for nan."""
 
 
 class Relu(Unary, opname="prim.relu"):
