@@ -10,6 +10,6 @@ printer.py     module -> text                      graphs.py      text -> graph
 from __future__ import annotations
 
 from .parser import parse_module
-from .printer import print_graph, print_module, print_ops
+from .printer import excerpt, print_graph, print_module
 
-__all__ = ["parse_module", "print_graph", "print_module", "print_ops"]
+__all__ = ["excerpt", "parse_module", "print_graph", "print_module"]

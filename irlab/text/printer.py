@@ -53,13 +53,21 @@ def print_graph(graph: Graph) -> str:
     return "\n".join([*_GraphPrinter(graph, "", {}).lines("graph"), ""])
 
 
-def print_ops(graph: Graph, ops: Iterable[Op]) -> list[str]:
-    """The lines of some ops of `graph`, named as in `print_graph`, in one set of columns."""
+def excerpt(graph: Graph, op: Op, around: int = 5) -> str:
+    """The line of `op`, marked with an arrow, with up to `around` lines before and after it; regions are left out.
+    An op that has no line of its own is shown by the first op that reads it."""
     printer = _GraphPrinter(graph, "", {})
+    shown = [each for each in printer.order if not is_inline(each)]
+    if is_inline(op):
+        op = next((each for each in shown if op.results[0] in each.operands), op)
+    at = shown.index(op) if op in shown else len(shown)
+    first, last = max(0, at - around), at + around + 1
     rows = _Rows()
-    for op in ops:
-        printer.write(op, rows)
-    return rows.lines(INDENT)
+    for each in shown[first:last]:
+        printer.write(each, rows)
+    rows.regions.clear()
+    lines = rows.lines("")
+    return "\n".join([f"{'-->' if first + i == at else '   '} {line}" for i, line in enumerate(lines)])
 
 
 def printed_order(graph: Graph) -> list[Op]:
@@ -149,6 +157,11 @@ class _Rows:
         self.types: list[str] = []
         self.locs: list[str] = []
         self.regions: dict[int, list[str]] = {}
+
+    def append_line(self, line: str) -> None:
+        """Add a row that has no columns."""
+        for cells, cell in zip((self.results, self.calls, self.types, self.locs), ("", line, "", "")):
+            cells.append(cell)
 
     def lines(self, indent: str) -> list[str]:
         """The rows in columns."""
@@ -263,6 +276,9 @@ class _GraphPrinter:
     def write(self, op: Op, rows: _Rows) -> None:
         """Append the cells of one op's line."""
         cls = type(op)
+        if cls is Return:
+            rows.append_line(self._return_line(op, ""))
+            return
         callee, writers = self._plans.get(cls) or self._plan(cls)
         names = self.names
         operands = op.operands

@@ -53,6 +53,10 @@ def check_size(size: Size) -> str:
     return ""
 
 
+def _term_count(size: Size) -> int:
+    return len(size.terms) if isinstance(size, Dim) else 1
+
+
 def check_type(type: TensorType) -> str:
     """What is wrong with the shape of a type, if anything: its rank, a size, or the number of elements."""
     if len(type.shape) > MAX_RANK:
@@ -102,9 +106,8 @@ class ValueReader:
             if operator is None:
                 return total
             factor = self._factor(depth)
-            for size in (total, factor):
-                if isinstance(size, Dim) and len(size.terms) ** 2 > MAX_TERMS:
-                    raise cursor.error("this size is too complicated", "", start)
+            if operator == "*" and _term_count(total) * _term_count(factor) > MAX_TERMS:
+                raise cursor.error("this size is too complicated", "", start)
             try:
                 total = self._bounded(_INFIX[operator](total, factor), start)
             except ZeroDivisionError as error:
