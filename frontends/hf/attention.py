@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from operator import index
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
 from irlab.ir import Value
 from irlab.ops import nn
@@ -45,11 +46,50 @@ class Visibility:
     padding: torch.Tensor | None = None
 
 
-class _Position(int):
+class _Truth(int):
+    """A truth value that transformers' mask functions can combine as if it were a tensor."""
+
+    device = None
+
+    def to(self, *_: object, **__: object) -> _Truth:
+        return self
+
+    def __and__(self, other: int) -> _Truth:
+        return _Truth(bool(self) and bool(other))
+
+    def __or__(self, other: int) -> _Truth:
+        return _Truth(bool(self) or bool(other))
+
+
+@dataclass(frozen=True)
+class _Position:
     """A position that transformers' mask functions can be asked about as if it were a tensor."""
 
-    def new_ones(self, *_: object, **__: object) -> bool:
-        return True
+    at: int
+
+    def new_ones(self, *_: object, **__: object) -> _Truth:
+        return _Truth(True)
+
+    def new_zeros(self, *_: object, **__: object) -> _Truth:
+        return _Truth(False)
+
+    def __index__(self) -> int:
+        return self.at
+
+    def __sub__(self, distance: int) -> _Position:
+        return _Position(self.at - distance)
+
+    def __le__(self, other: SupportsIndex) -> _Truth:
+        return _Truth(self.at <= index(other))
+
+    def __lt__(self, other: SupportsIndex) -> _Truth:
+        return _Truth(self.at < index(other))
+
+    def __ge__(self, other: SupportsIndex) -> _Truth:
+        return _Truth(self.at >= index(other))
+
+    def __gt__(self, other: SupportsIndex) -> _Truth:
+        return _Truth(self.at > index(other))
 
 
 def visibility(mask_function: Callable[..., Any]) -> Visibility | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from irlab.errors import InputError
 from irlab.ir import Module
 from irlab.target import Frontend, LoadRequest
 
@@ -30,6 +31,18 @@ class Torch(Frontend, name="torch"):
 
         net, args, dynamic_shapes = call_python(source.removeprefix(PREFIX))
         return lift_module(net, args, dynamic_shapes=dynamic_shapes)
+
+    def load_object(
+        self, source: object, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Any = None
+    ) -> Module:
+        """Lift a live module: what `irlab.load` does with one."""
+        import torch
+
+        if not isinstance(source, torch.nn.Module):
+            raise InputError(
+                f"a {type(source).__name__} cannot be lifted", "give a path, a hub id or a torch.nn.Module"
+            )
+        return lift_module(source, args, kwargs, dynamic_shapes)
 
 
 def lift_module(

@@ -182,8 +182,11 @@ class Lift:
             raise InputError(
                 f"{overload_name(node.target)} gives something that is no tensor", self.location(node).path
             )
-        site = Site(self, node, tuple([self.type_of(m) for m in metas]))
         loc = self.location(node)
+        try:
+            site = Site(self, node, tuple([self.type_of(m) for m in metas]))
+        except InputError as error:  # a dtype or a size that the IR lacks
+            raise InputError(f"{overload_name(node.target)} in {loc.path or 'the module'}: {error.message}") from None
         lowered = self._from_tables(site)
         results: tuple[Value, ...] = (lowered,) if isinstance(lowered, Value) else lowered or opaque_call(site)
         for value in results:
