@@ -1,1 +1,176 @@
-"""The GGUF backend: files for llama.cpp."""
+"""The `gguf` backend: decoders as GGUF files for llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irlab.ir import Module
+from irlab.options import Bytes
+from irlab.passmgr import Context
+from irlab.target import Backend, PlanRow, Runtime
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from irlab.backends.gguf.anatomy import Decoder
+    from irlab.backends.gguf.mixes import FileType
+    from irlab.backends.gguf.writer import Tensor, TensorInfo
+    from irlab.encodings import Encoding
+    from irlab.weights import WeightSymbol
+
+
+@dataclass(frozen=True)
+class GGUF(Backend, name="gguf"):
+    """A GGUF file that llama.cpp runs.
+
+    `type` is llama.cpp's name for a file type (f32, f16, bf16, q8_0, q4_0, q4_k_m, q6_k ...): weights are quantised to
+    it exactly as llama.cpp's own tool would. `auto` stores floats as the module has them. Weights that a pass has
+    encoded keep their codes in either case. A type whose blocks do not fit a tensor is refused, unless
+    `allow-fallback=true`: then the next larger one is taken, and said. `pre` names the pre-tokenizer where it cannot be
+    recognised. `split=4G` writes a directory of shards.
+    """
+
+    type: str = "auto"
+    allow_fallback: bool = field(default=False, metadata={"text": "allow-fallback"})
+    pre: str = ""
+    split: Bytes | None = None
+
+    def plan(self, module: Module) -> list[PlanRow]:
+        from irlab.backends.gguf.plan import plan
+
+        return plan(module, self)
+
+    def holds(self, encoding: Encoding) -> bool:
+        from irlab.backends.gguf.encoding import BLOCK, exact_type
+
+        return exact_type(encoding, BLOCK) is not None
+
+    def file_type(self, decoder: Decoder) -> FileType:
+        """What `type` stands for in this decoder."""
+        from irlab.backends.gguf.legalise import default_file_type
+        from irlab.backends.gguf.mixes import file_type
+
+        return default_file_type(decoder) if self.type == "auto" else file_type(self.type)
+
+    def legalise(self, module: Module, ctx: Context) -> Module:
+        from irlab.backends.gguf.legalise import legalise
+
+        return legalise(module, self, ctx)
+
+    def is_directory(self, out: Path) -> bool:
+        return self.split is not None
+
+    def estimate_bytes(self, module: Module) -> int:
+        from irlab.backends.gguf.writer import size_bytes
+
+        return size_bytes(module.metadata["gguf"], [tensor_info(s) for s in _symbols(module)])
+
+    def write(self, module: Module, out: Path, ctx: Context) -> None:
+        from irlab.backends.gguf.writer import write, write_shards
+
+        metadata = module.metadata["gguf"]
+        tensors = _tensors(_symbols(module), ctx)
+        if self.split is not None:
+            write_shards(out, module.name, metadata, tensors, self.split)
+        else:
+            write(out, metadata, tensors)
+
+    def float_tolerance(self, module: Module) -> float | None:
+        kinds = {tensor_info(symbol).type.name for symbol in _symbols(module)}
+        if kinds <= {"F32"}:
+            return 1e-2
+        return 5e-2 if kinds <= {"F32", "F16", "BF16"} else None
+
+    def runtime(self) -> Runtime:
+        return LlamaCppRuntime()
+
+
+def _symbols(module: Module) -> list[WeightSymbol]:
+    """The tensors of the file, in order; rotary frequencies are metadata, their factors a tensor."""
+    from irlab.backends.gguf.legalise import rope_factor_symbol
+
+    factors = module.metadata["gguf_rope_factors"]
+    table = [rope_factor_symbol(factors)] if factors else []
+    return table + [s for n, s in module.weights.items() if n.startswith(("token_embd.", "output", "blk."))]
+
+
+def tensor_info(symbol: WeightSymbol) -> TensorInfo:
+    """Name, shape and GGML type of a legalised weight."""
+    from irlab.backends.gguf.encoding import exact_type
+    from irlab.backends.gguf.ggml import ggml_type
+    from irlab.backends.gguf.writer import TensorInfo
+    from irlab.weights import static_shape
+
+    shape = static_shape(symbol.type)
+    encoding = symbol.type.encoding
+    kind = exact_type(encoding, shape[-1]) if encoding is not None else ggml_type("F32")
+    assert kind is not None, f"{symbol.name} was not legalised"
+    return TensorInfo(symbol.name, shape, kind)
+
+
+def stored_rows(symbol: WeightSymbol, start: int, stop: int) -> np.ndarray[Any, Any]:
+    """The bytes of rows [start:stop] of a legalised weight, as the file has them."""
+    import numpy as np
+
+    from irlab.backends.gguf.encoding import repack
+    from irlab.weights import finite_rows
+
+    encoding = symbol.type.encoding
+    if encoding is None:
+        return np.ascontiguousarray(finite_rows(symbol, start, stop), np.float32).view(np.uint8)
+    return repack(symbol.recipe.codes(start, stop), encoding)
+
+
+def _tensors(symbols: Sequence[WeightSymbol], ctx: Context) -> list[Tensor]:
+    """The tensors of the file over one stream of chunks, so that threads work ahead across tensors."""
+    from irlab.backends.gguf.writer import Tensor
+    from irlab.weights import stream
+
+    chunks = stream(symbols, stored_rows, jobs=ctx.jobs)
+
+    def of(symbol: WeightSymbol) -> Iterator[np.ndarray[Any, Any]]:
+        for chunk in chunks:
+            assert chunk.symbol is symbol, "the writer asks for tensors in order"
+            yield chunk.value
+            if chunk.last:
+                return
+
+    shown: Iterable[WeightSymbol] = ctx.progress.track(symbols, "writing GGUF", len(symbols))
+    advance = iter(shown)
+
+    def chunks_of(symbol: WeightSymbol) -> Iterator[np.ndarray[Any, Any]]:
+        next(advance, None)
+        return of(symbol)
+
+    return [Tensor(tensor_info(s), lambda s=s: chunks_of(s)) for s in symbols]  # type: ignore[misc]
+
+
+class LlamaCppRuntime(Runtime):
+    """llama.cpp, from the xllamacpp wheel, in a child process."""
+
+    name = "llama.cpp"
+
+    def unavailable(self) -> str:
+        from irlab.backends.gguf.library import llama_library
+
+        return "" if llama_library() is not None else "llama.cpp is not installed (pip install xllamacpp)"
+
+    def logits(self, out: Path, prompts: Sequence[Sequence[int]]) -> list[np.ndarray[Any, Any]]:
+        from irlab.backends.gguf.llama_cpp import LlamaCpp
+
+        with LlamaCpp() as llama:
+            return [llama.logits(_file(out), prompt) for prompt in prompts]
+
+    def greedy(self, out: Path, prompt: Sequence[int], count: int) -> list[int]:
+        from irlab.backends.gguf.llama_cpp import LlamaCpp
+
+        with LlamaCpp() as llama:
+            return llama.greedy(_file(out), prompt, count)
+
+
+def _file(out: Path) -> Path:
+    """The file to load: `out`, or the first shard in it."""
+    return min(out.glob("*.gguf")) if out.is_dir() else out

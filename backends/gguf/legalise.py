@@ -1,0 +1,260 @@
+"""A decoder graph turned into what a GGUF file can say: GGUF names, rotary pairs, types, metadata.
+
+The result is still a module that computes the same logits: the parity gate interprets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from irlab import registry
+from irlab.backends.gguf.anatomy import Decoder, dissect
+from irlab.backends.gguf.architectures import Architecture, choose, plain_scale
+from irlab.backends.gguf.encoding import GGMLEncoding, exact_type
+from irlab.backends.gguf.ggml import GGMLType
+from irlab.backends.gguf.mixes import FileType, ModelShape, file_type, plan_types
+from irlab.backends.gguf.names import named_weights
+from irlab.backends.gguf.rope import RopeForm, rope_form
+from irlab.backends.gguf.tokenizer import TokenizerMetadata, no_tokenizer, tokenizer_metadata
+from irlab.errors import LegalityError
+from irlab.ir import Graph, Module, Op, Value, Weight
+from irlab.ops import nn, prim
+from irlab.passmgr import Context
+from irlab.weights import Affine, Array, Cast, Encode, Recipe, Take, WeightSymbol, static_shape
+
+if TYPE_CHECKING:
+    from irlab.backends.gguf import GGUF
+
+DEFAULT_CONTEXT = 2048
+"""Positions that a model is said to take where its configuration does not say."""
+
+
+def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
+    """`module`, changed in place. Its metadata gains "gguf", the file's keys, and "notes", what to tell the user."""
+    registry.pass_class("cast").configure({"dtype": "f32"}).run(module, ctx)
+    decoder = dissect(module)
+    architecture, rope = architecture_of(decoder, module)
+    notes: list[str] = []
+    metadata = _metadata(decoder, architecture, rope, module, notes)
+    _fold_scales(module.graph, decoder)
+    _turn_pairs(module.graph, dissect(module), architecture)
+    decoder = dissect(module)
+    _rename(module.graph, decoder, _types(decoder, architecture, options, notes))
+    tokenizer = _tokenizer(module, architecture, decoder.vocabulary, options.pre)
+    module.metadata["gguf"] = metadata | tokenizer.metadata
+    module.metadata["gguf_rope_factors"] = rope.factors if rope is not None else ()
+    module.metadata["notes"] = [*notes, *tokenizer.notes]
+    return module
+
+
+def architecture_of(decoder: Decoder, module: Module) -> tuple[Architecture, RopeForm | None]:
+    """The architecture that computes `decoder`, and the form of its rotary frequencies, or LegalityError."""
+    rope = _rope(decoder, module.metadata)
+    architecture, reason = choose(decoder, rope)
+    if architecture is None:
+        raise LegalityError(
+            f"no llama.cpp architecture computes this model: {reason}", "use --emit onnx, or see --plan"
+        )
+    return architecture, rope
+
+
+def _rope(decoder: Decoder, metadata: Mapping[str, Any]) -> RopeForm | None:
+    tables = {layer.attention.q_freq for layer in decoder.layers} | {layer.attention.k_freq for layer in decoder.layers}
+    tables.discard(None)
+    if not tables:
+        return None
+    values = [value.op.symbol.recipe.read() for value in tables]
+    if any(not np.array_equal(values[0], other) for other in values[1:]):
+        raise LegalityError("GGUF: layers turn by different rotary frequencies, and a file has one table")
+    return rope_form(values[0], _theta(metadata.get("config", {})))
+
+
+def _theta(config: Mapping[str, Any]) -> float | None:
+    """The rotary base of a Hugging Face configuration, in its present or its former place."""
+    parameters = config.get("rope_parameters") or {}
+    theta = parameters.get("rope_theta", config.get("rope_theta"))
+    return float(theta) if isinstance(theta, int | float) else None
+
+
+def _metadata(
+    decoder: Decoder, architecture: Architecture, rope: RopeForm | None, module: Module, notes: list[str]
+) -> dict[str, Any]:
+    """The keys of the file, all read off the graph but for names, licence and the context length."""
+    layer, name = decoder.layers[0], architecture.name
+    config = module.metadata.get("config", {})
+    context = int(config.get("max_position_embeddings") or DEFAULT_CONTEXT)
+    window = layer.attention.window
+    if 0 < window < context:
+        # Within the window nothing is hidden, so that many positions are exact.
+        notes.append(f"llama.cpp's {name} has no sliding window: the context is limited to the window, {window} tokens")
+        context = window
+    keys: dict[str, Any] = {
+        "general.architecture": name,
+        "general.type": "model",
+        "general.name": module.name,
+        "general.quantization_version": 2,
+        f"{name}.context_length": context,
+        f"{name}.embedding_length": decoder.hidden,
+        f"{name}.block_count": len(decoder.layers),
+        f"{name}.feed_forward_length": int(layer.mlp.gate.type.shape[0]),
+        f"{name}.attention.head_count": layer.n_heads,
+        f"{name}.attention.head_count_kv": layer.n_kv_heads,
+        f"{name}.attention.key_length": layer.head_dim,
+        f"{name}.attention.value_length": layer.v_dim,
+        f"{name}.attention.layer_norm_rms_epsilon": next(iter(decoder.eps)),
+        f"{name}.vocab_size": decoder.vocabulary,
+    }
+    if rope is not None:
+        turned = next(value for layer in decoder.layers if (value := layer.attention.q_freq) is not None)
+        keys[f"{name}.rope.dimension_count"] = 2 * int(turned.type.shape[0])
+        keys[f"{name}.rope.freq_base"] = rope.base
+        if rope.linear != 1.0:
+            keys[f"{name}.rope.scaling.type"] = "linear"
+            keys[f"{name}.rope.scaling.factor"] = rope.linear
+    for key, source in (("general.license", "licence"), ("general.base_model.0.name", "base_model")):
+        if isinstance(module.metadata.get(source), str):
+            keys[key] = module.metadata[source]
+    if "general.base_model.0.name" in keys:
+        keys["general.base_model.count"] = 1
+    return keys
+
+
+def _fold_scales(graph: Graph, decoder: Decoder) -> None:
+    """Attention that scales its scores in another way, or turns with a factor (YaRN): folded into the queries.
+
+    llama.cpp scales by 1 / sqrt(head_dim). Scores are linear in q, and so is rotary embedding; after a q norm, the
+    norm's weight is what scales q.
+    """
+    for layer in decoder.layers:
+        match, op = layer.attention, layer.attention_op
+        turns = (match.q_turn or 1.0) * (match.k_turn or 1.0)
+        factor = op.scale * turns / plain_scale(layer)
+        if abs(factor - 1) > 1e-6:
+            for part in ("q_norm",) if match.q_normed else ("q", "q_bias"):
+                value = getattr(match, part)
+                if value is not None:
+                    _change(graph, value, match.ops, partial(Affine, scale=factor))
+            graph.replace(op, op.rebuild(op.operands, scale=plain_scale(layer)).result)
+        for turned in (match.q_turned, match.k_turned):
+            if isinstance(turned.op, nn.Rope) and turned.op.scale != 1.0:
+                graph.replace(turned.op, turned.op.rebuild(turned.op.operands, scale=1.0).result)
+
+
+def _turn_pairs(graph: Graph, decoder: Decoder, architecture: Architecture) -> None:
+    """Reorder the rows of q and k (weights and biases) where rotary pairs lie otherwise than llama.cpp wants them."""
+    for layer in decoder.layers:
+        match = layer.attention
+        for part, heads in (("q", layer.n_heads), ("k", layer.n_kv_heads)):
+            paired = getattr(match, f"{part}_paired")
+            if paired is None or paired == architecture.paired_rope:
+                continue
+            rotary = 2 * int(getattr(match, f"{part}_freq").type.shape[0])
+            rows = pair_order(heads, layer.head_dim, rotary, to_pairs=architecture.paired_rope)
+            for name in (part, f"{part}_bias"):
+                value = getattr(match, name)
+                if value is not None:
+                    _change(graph, value, match.ops, partial(Take, indices=rows))
+            turn = getattr(match, f"{part}_turned").op
+            graph.replace(turn, turn.rebuild(turn.operands, interleaved=architecture.paired_rope).result)
+
+
+def pair_order(heads: int, head_dim: int, rotary: int, *, to_pairs: bool) -> tuple[int, ...]:
+    """The row order that turns rotary halves (i, i + n) into pairs (2i, 2i + 1) in each head, or back."""
+    half = rotary // 2
+    if to_pairs:
+        one = [row for i in range(half) for row in (i, i + half)]
+    else:
+        one = [*range(0, rotary, 2), *range(1, rotary, 2)]
+    one += range(rotary, head_dim)
+    return tuple(head * head_dim + row for head in range(heads) for row in one)
+
+
+def _change(graph: Graph, value: Value, users: tuple[Op, ...], how: Callable[[Recipe], Recipe]) -> None:
+    """Let the matched ops read a changed weight; other users of a shared weight keep the old one."""
+    assert isinstance(value.op, Weight)
+    symbol = value.op.symbol
+    if set(value.uses) - set(users):
+        raise LegalityError(f"GGUF: the weight {symbol.name} is shared by layers that need it in different forms")
+    recipe: Recipe = how(symbol.recipe)
+    if symbol.type.encoding is not None and recipe.type.encoding is None:
+        raise LegalityError(
+            f"GGUF: {symbol.name} must be rescaled, but its codes are fixed already",
+            "emit GGUF without quantize, or exclude it",
+        )
+    graph.replace(value.op, prim.weight(WeightSymbol(symbol.name, recipe)))
+
+
+def _types(decoder: Decoder, architecture: Architecture, options: GGUF, notes: list[str]) -> dict[str, GGMLType]:
+    """The GGML type of each tensor by GGUF name."""
+    weights = dict(named_weights(decoder))
+    shapes = {name: static_shape(value.type) for name, value in weights.items()}
+    fixed: dict[str, GGMLType] = {}
+    for name, value in weights.items():
+        encoding = value.type.encoding
+        if encoding is not None:
+            exact = exact_type(encoding, shapes[name][-1])
+            if exact is None:
+                raise LegalityError(
+                    f"GGUF has no type for the codes of {name}, {encoding}",
+                    "use symmetric int4 or int8 with f16 scales, or leave quantising to gguf{type=...}",
+                )
+            fixed[name] = exact
+    first = decoder.layers[0]
+    shape = ModelShape(architecture.name, len(decoder.layers), first.n_heads, first.n_kv_heads)
+    target = options.file_type(decoder)
+    plan = plan_types(target, shapes, shape, overrides=fixed, allow_fallback=options.allow_fallback)
+    notes.extend(str(fallback) for fallback in plan.fallbacks)
+    return plan.types
+
+
+def stored_float(symbol: WeightSymbol) -> str:
+    """The float type a weight is stored in before the graph was cast to f32."""
+    recipe = symbol.recipe
+    while isinstance(recipe, Cast | Take | Affine):
+        recipe = recipe.source
+    return recipe.type.dtype.name
+
+
+def default_file_type(decoder: Decoder) -> FileType:
+    """The type that changes nothing: that of the largest float matrix (norms are f32 in every file)."""
+    floats = [v for _, v in named_weights(decoder) if v.type.encoding is None and v.type.rank == 2]
+    if not floats:
+        return file_type("f16")
+    largest = max(floats, key=lambda v: int(v.type.size))  # type: ignore[arg-type]
+    assert isinstance(largest.op, Weight)
+    return file_type(stored_float(largest.op.symbol))
+
+
+def _rename(graph: Graph, decoder: Decoder, types: Mapping[str, GGMLType]) -> None:
+    """Give each weight its GGUF name and its type, as an encoding where that is not f32."""
+    for name, value in list(named_weights(decoder)):
+        assert isinstance(value.op, Weight)
+        recipe = value.op.symbol.recipe
+        if recipe.type.encoding is None and types[name].name != "F32":
+            recipe = Encode(_unwidened(recipe), GGMLEncoding(types[name].name.lower()))
+        graph.replace(value.op, prim.weight(WeightSymbol(name, recipe)))
+
+
+def _unwidened(recipe: Recipe) -> Recipe:
+    """`recipe` without a last widening to f32, which encoding does itself."""
+    return recipe.source if isinstance(recipe, Cast) and recipe.source.type.encoding is None else recipe
+
+
+def rope_factor_symbol(factors: tuple[float, ...]) -> WeightSymbol:
+    """The tensor of rotary factors."""
+    from irlab.types import f32, tensor
+
+    values = np.array(factors, np.float32)
+    return WeightSymbol("rope_freqs.weight", Array(tensor(f32, (len(factors),)), values))
+
+
+def _tokenizer(module: Module, architecture: Architecture, vocabulary: int, pre: str) -> TokenizerMetadata:
+    directory = module.metadata.get("tokenizer")
+    if not directory or not any((Path(directory) / n).is_file() for n in ("tokenizer.json", "tokenizer.model")):
+        return no_tokenizer(architecture.name, vocabulary)
+    return tokenizer_metadata(Path(directory), vocabulary, pre=pre)
