@@ -26,7 +26,7 @@ class Skeleton:
     config: Any
     architecture: str
     args: tuple[torch.Tensor, ...]
-    dynamic_shapes: dict[str, dict[int, Any]]
+    dynamic_shapes: dict[str, dict[int, str]]
     output: str
     root: str = "model."
 
@@ -121,7 +121,7 @@ def _with_inputs(model: Any, config: Any, generates: bool) -> Skeleton:
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
             return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
+    sizes = {0: "batch", 1: "seq"}
     ids = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.long, device="meta")
     architecture = type(model).__name__
     if generates:
