@@ -184,7 +184,9 @@ class Number(Pattern):
         return self.low is None or self.high is None or self.low <= number <= self.high
 
     def __repr__(self) -> str:
-        return f"const({self.variable!r})" if self.variable else "const()" if self.value is None else repr(self.value)
+        if self.value is not None:
+            return repr(self.value)
+        return "const()" if self.variable is None else f"const({self.variable!r})"
 
 
 class Attribute:
