@@ -96,6 +96,8 @@ class Emitted:
     bytes: int
     parity: Parity
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What the backend could not say exactly, or did in another way."""
 
 
 def make_backend(target: str, options: Mapping[str, object]) -> Backend:
@@ -151,7 +153,8 @@ def emit_with(
         if parity and measured.skipped:
             raise UsageError(f"parity of {out} cannot be checked: {measured.skipped}")
         require_parity(measured, out)
-    return Emitted(backend.name, out, size_bytes(out), measured, seconds)
+    notes = tuple(legal.metadata.get("notes", ()))
+    return Emitted(backend.name, out, size_bytes(out), measured, seconds, notes)
 
 
 def evaluate(module: Module, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:

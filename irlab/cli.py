@@ -293,6 +293,8 @@ def _emit_all(
             print(f"{result.out}: {result.bytes:,} bytes, {result.parity}", file=sys.stderr)
             if result.parity.continuation:
                 print(f"  {result.parity.runtime} says: {result.parity.continuation!r}", file=sys.stderr)
+            for note in result.notes:
+                print(f"  note: {note}", file=sys.stderr)
     return emitted, status
 
 

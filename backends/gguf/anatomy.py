@@ -6,87 +6,79 @@ The graph alone decides: names and configurations are never looked at.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from irlab.errors import LegalityError
 from irlab.explain import why_not
 from irlab.ir import Graph, Module, Op, Value, Weight
 from irlab.ops import nn, prim
-from irlab.pattern import Pattern, p
+from irlab.pattern import Pattern, Variable, p
 from irlab.rewrite import Match, Rule, find
 
 
 class AttentionBlock(Rule):
-    """x + linear(attention(rope(q), rope(k), v)) over an rms_norm of x, with or without bias, q/k norm, rope, cache."""
+    """x + linear(attention(rope(q), rope(k), v)) over an rms_norm of x, with or without bias, q/k norm, rope, cache.
 
-    def pattern(
-        self,
-        x: Any, norm: Any, eps: Any,
-        q: Any, k: Any, v: Any, o: Any, q_bias: Any, k_bias: Any, v_bias: Any, o_bias: Any,
-        q_norm: Any, k_norm: Any, q_eps: Any, k_eps: Any,
-        q_positions: Any, k_positions: Any, q_freq: Any, k_freq: Any, q_paired: Any, k_paired: Any,
-        q_turn: Any, k_turn: Any, q_normed: Any, k_normed: Any, q_roped: Any, k_roped: Any,
-        q_turned: Any, k_turned: Any, attended: Any, past_k: Any, past_v: Any, mask: Any, scale: Any, window: Any,
-    ) -> Pattern:  # fmt: skip
-        h = p.shared(p.rms_norm(x, norm, eps=eps))
+    What belongs to the queries is captured as q (the weight), q_bias, q_norm, q_freq ...; so for k and v.
+    """
 
-        def heads(weight: Any, bias: Any) -> Pattern:
-            return p.reshape(p.linear(h, weight, p.optional(bias)))
-
-        def turned(
-            split: Pattern,
-            norm: Any,
-            eps: Any,
-            normed: Any,
-            positions: Any,
-            freq: Any,
-            paired: Any,
-            turn: Any,
-            roped: Any,
-        ) -> Pattern:
-            normal = p.maybe(p.rms_norm, split, norm, eps=eps, flag=normed)
-            rows = p.transpose(normal, perm=[0, 2, 1, 3])
-            return p.maybe(p.rope, rows, positions, freq, interleaved=paired, scale=turn, flag=roped)
-
-        queries = turned(heads(q, q_bias), q_norm, q_eps, q_normed, q_positions, q_freq, q_paired, q_turn, q_roped)
-        keys = turned(heads(k, k_bias), k_norm, k_eps, k_normed, k_positions, k_freq, k_paired, k_turn, k_roped)
-        queries, keys = queries.named(q_turned), keys.named(k_turned)
-        values = p.transpose(heads(v, v_bias), perm=[0, 2, 1, 3])
+    def pattern(self) -> Pattern:
+        h = p.shared(p.rms_norm(p.var("x"), p.var("norm"), eps=p.var("eps")))
+        values = p.transpose(_projected(h, "v"), perm=[0, 2, 1, 3])
         attention = p.attention(
-            queries,
-            p.any_of(p.shared(p.kv_update(past_k, keys)), keys),
-            p.any_of(p.shared(p.kv_update(past_v, values)), values),
-            p.optional(mask),
-            causal=True, scale=scale, window=window, softcap=0.0,
-        ).named(attended)  # fmt: skip
-        out = p.linear(p.reshape(p.transpose(attention, perm=[0, 2, 1, 3])), o, p.optional(o_bias))
-        return out + x
+            _turned(h, "q"),
+            _cached(_turned(h, "k"), "past_k"),
+            _cached(values, "past_v"),
+            p.optional(p.var("mask")),
+            causal=True,
+            scale=p.var("scale"),
+            window=p.var("window"),
+            softcap=0.0,
+        ).named("attended")
+        rows = p.reshape(p.transpose(attention, perm=[0, 2, 1, 3]))
+        return p.linear(rows, p.var("o"), p.optional(p.var("o_bias"))) + p.var("x")
+
+
+def _projected(h: Pattern, name: str) -> Pattern:
+    return p.reshape(p.linear(h, p.var(name), p.optional(p.var(f"{name}_bias"))))
+
+
+def _turned(h: Pattern, name: str) -> Pattern:
+    def part(of: str) -> Variable:
+        return p.var(f"{name}_{of}")
+
+    normed = p.maybe(p.rms_norm, _projected(h, name), part("norm"), eps=part("eps"), flag=part("normed"))
+    heads = p.transpose(normed, perm=[0, 2, 1, 3])
+    rope = {"interleaved": part("paired"), "scale": part("turn")}
+    return p.maybe(p.rope, heads, part("positions"), part("freq"), flag=part("roped"), **rope).named(f"{name}_turned")
+
+
+def _cached(new: Pattern, past: str) -> Pattern:
+    return p.any_of(p.shared(p.kv_update(p.var(past), new)), new)
 
 
 class MLPBlock(Rule):
     """x + gated_mlp(rms_norm(x))."""
 
-    def pattern(
-        self, x: Any, norm: Any, eps: Any, gate: Any, up: Any, down: Any,
-        gate_bias: Any, up_bias: Any, down_bias: Any, activation: Any,
-    ) -> Pattern:  # fmt: skip
-        h = p.rms_norm(x, norm, eps=eps)
-        biases = (p.optional(gate_bias), p.optional(up_bias), p.optional(down_bias))
-        return p.gated_mlp(h, gate, up, down, *biases, activation=activation) + x
+    def pattern(self) -> Pattern:
+        h = p.rms_norm(p.var("x"), p.var("norm"), eps=p.var("eps"))
+        matrices = [p.var(name) for name in ("gate", "up", "down")]
+        biases = [p.optional(p.var(f"{name}_bias")) for name in ("gate", "up", "down")]
+        return p.gated_mlp(h, *matrices, *biases, activation=p.var("activation")) + p.var("x")
 
 
 class Head(Rule):
     """linear(rms_norm(x)): the logits."""
 
-    def pattern(self, x: Any, norm: Any, eps: Any, weight: Any, bias: Any) -> Pattern:
-        return p.linear(p.rms_norm(x, norm, eps=eps), weight, p.optional(bias))
+    def pattern(self) -> Pattern:
+        h = p.rms_norm(p.var("x"), p.var("norm"), eps=p.var("eps"))
+        return p.linear(h, p.var("weight"), p.optional(p.var("bias")))
 
 
 class Embed(Rule):
     """The token embedding."""
 
-    def pattern(self, ids: Any, weight: Any) -> Pattern:
-        return p.embedding(ids, weight)
+    def pattern(self) -> Pattern:
+        return p.embedding(p.var("ids"), p.var("weight"))
 
 
 @dataclass

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from irlab.ir import Value
 from irlab.ops import nn, prim
-from irlab.pattern import Pattern, p
+from irlab.pattern import Pattern, Variable, p
 from irlab.rewrite import Match, Rule
 from irlab.types import bool_
 
@@ -14,7 +12,7 @@ from irlab.types import bool_
 class FuseSoftmax(Rule):
     """exp(x - max(x)) / sum(exp(x - max(x)))  ->  nn.softmax(x)."""
 
-    def pattern(self, x: Any) -> Pattern:
+    def pattern(self, x: Variable) -> Pattern:
         e = p.shared(p.exp(x - p.max(x, axes=[-1], keepdims=True)))
         return e / p.sum(e, axes=[-1], keepdims=True)
 
@@ -25,7 +23,9 @@ class FuseSoftmax(Rule):
 class FuseAttention(Rule):
     """softmax(q k^T * scale + mask) v  ->  nn.attention(q, k, v, mask) {causal=false}."""
 
-    def pattern(self, q: Any, k: Any, v: Any, mask: Any, scale: Any, divisor: Any) -> Pattern:
+    def pattern(
+        self, q: Variable, k: Variable, v: Variable, mask: Variable, scale: Variable, divisor: Variable
+    ) -> Pattern:
         scores = p.matmul(q, p.transpose(k, perm=[0, 1, 3, 2]))
         scaled = p.any_of(scores * p.const(scale), scores / p.const(divisor), scores)
         masked = p.any_of(scaled + mask, scaled)
@@ -49,7 +49,7 @@ class FuseAttention(Rule):
 class ShareKVHeads(Rule):
     """attention over k and v whose heads were repeated  ->  attention over the heads themselves (GQA)."""
 
-    def pattern(self, q: Any, k: Any, v: Any, mask: Any, sinks: Any) -> Pattern:
+    def pattern(self, q: Variable, k: Variable, v: Variable, mask: Variable, sinks: Variable) -> Pattern:
         return p.attention(
             q, p.reshape(p.expand(p.reshape(k))), p.reshape(p.expand(p.reshape(v))), p.optional(mask), p.optional(sinks)
         )
@@ -64,8 +64,9 @@ class ShareKVHeads(Rule):
         return m.root.rebuild((m.q, m.k, m.v, m.mask, m.sinks)).result
 
 
-def _repeats_heads(repeated: Value, source: Value) -> bool:
+def _repeats_heads(repeated: Value | None, source: Value) -> bool:
     """Whether `repeated` is source[batch, kv, length, width] with each head repeated n times in place."""
+    assert repeated is not None
     flat = repeated.op
     assert isinstance(flat, prim.Reshape) and isinstance(flat.x.op, prim.Expand)
     wide, tall = flat.x.type.shape, flat.x.op.x.type.shape

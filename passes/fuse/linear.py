@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from irlab.ir import Value, Weight
 from irlab.ops import nn
-from irlab.pattern import Pattern, p
+from irlab.pattern import Pattern, Variable, p
 from irlab.rewrite import Match, Rule
 from irlab.types import tensor
 
@@ -14,7 +12,7 @@ from irlab.types import tensor
 class FuseLinear(Rule):
     """x @ transpose(w)  ->  nn.linear(x, w) for a weight matrix w."""
 
-    def pattern(self, x: Any, w: Any) -> Pattern:
+    def pattern(self, x: Variable, w: Variable) -> Pattern:
         return p.matmul(x, p.shared(p.transpose(w, perm=[1, 0])))
 
     def where(self, m: Match) -> bool | str:
@@ -29,7 +27,7 @@ class FuseLinear(Rule):
 class FuseBias(Rule):
     """linear(x, w) + b  ->  nn.linear(x, w, b)."""
 
-    def pattern(self, x: Any, w: Any, b: Any) -> Pattern:
+    def pattern(self, x: Variable, w: Variable, b: Variable) -> Pattern:
         return p.linear(x, w) + b
 
     def where(self, m: Match) -> bool | str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from irlab.ir import Value
 from irlab.ops import nn, prim
-from irlab.pattern import Pattern, p
+from irlab.pattern import Pattern, Variable, p
 from irlab.rewrite import Match, Rule
 
 
 class FuseSilu(Rule):
     """x * sigmoid(x)  ->  nn.silu(x)."""
 
-    def pattern(self, x: Any) -> Pattern:
+    def pattern(self, x: Variable) -> Pattern:
         return x * p.sigmoid(x)
 
     def rewrite(self, m: Match) -> Value:
@@ -23,7 +21,7 @@ class FuseSilu(Rule):
 class FuseGelu(Rule):
     """x * 0.5 * (1 + erf(x / sqrt 2))  ->  nn.gelu(x)."""
 
-    def pattern(self, x: Any) -> Pattern:
+    def pattern(self, x: Variable) -> Pattern:
         scaled = p.any_of(x * 0.7071067811865476, x / 1.4142135623730951)
         cdf = p.erf(scaled) + 1.0
         return p.any_of((x * 0.5) * cdf, x * (cdf * 0.5), (x * cdf) * 0.5)
@@ -35,7 +33,7 @@ class FuseGelu(Rule):
 class FuseGeluTanh(Rule):
     """x * 0.5 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))  ->  nn.gelu(x) {approximate="tanh"}."""
 
-    def pattern(self, x: Any) -> Pattern:
+    def pattern(self, x: Variable) -> Pattern:
         cube = p.any_of(x**3, x * (x * x))
         cdf = p.tanh((x + cube * 0.044715) * 0.7978845608028654) + 1.0
         return p.any_of((x * 0.5) * cdf, x * (cdf * 0.5), (x * cdf) * 0.5)
@@ -47,7 +45,16 @@ class FuseGeluTanh(Rule):
 class FuseGatedMLP(Rule):
     """linear(act(linear(x, gate)) * linear(x, up), down)  ->  nn.gated_mlp(x, gate, up, down)."""
 
-    def pattern(self, x: Any, gate: Any, up: Any, down: Any, gate_bias: Any, up_bias: Any, down_bias: Any) -> Pattern:
+    def pattern(
+        self,
+        x: Variable,
+        gate: Variable,
+        up: Variable,
+        down: Variable,
+        gate_bias: Variable,
+        up_bias: Variable,
+        down_bias: Variable,
+    ) -> Pattern:
         inner = p.linear(x, gate, p.optional(gate_bias))
         activated = p.any_of(p.silu(inner), p.gelu(inner), p.relu(inner)).named("activated")
         return p.linear(activated * p.linear(x, up, p.optional(up_bias)), down, p.optional(down_bias))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from irlab.ir import Value
 from irlab.ops import nn
-from irlab.pattern import Pattern, p
+from irlab.pattern import Pattern, Variable, p
 from irlab.rewrite import Match, Rule
 from irlab.types import tensor
 
@@ -19,7 +17,7 @@ def _is_vector_over_last_axis(x: Value, parameter: Value) -> bool | str:
 class FuseRMSNorm(Rule):
     """x * rsqrt(mean(x^2) + eps) * w  ->  nn.rms_norm, with the mean in f32 whatever the dtype of x."""
 
-    def pattern(self, x: Any, w: Any, eps: Any) -> Pattern:
+    def pattern(self, x: Variable, w: Variable, eps: Variable) -> Pattern:
         xf = p.maybe(p.cast, x).multi_use()
         square = p.any_of(xf**2, xf * xf)
         n = xf * p.rsqrt(p.mean(square, axes=[-1], keepdims=True) + p.const(eps))
@@ -37,7 +35,7 @@ class FuseRMSNorm(Rule):
 class FuseLayerNorm(Rule):
     """(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * w + b  ->  nn.layer_norm."""
 
-    def pattern(self, x: Any, w: Any, b: Any, eps: Any) -> Pattern:
+    def pattern(self, x: Variable, w: Variable, b: Variable, eps: Variable) -> Pattern:
         xf = p.maybe(p.cast, x).multi_use()
         centred = p.shared(xf - p.mean(xf, axes=[-1], keepdims=True))
         variance = p.mean(p.any_of(centred**2, centred * centred), axes=[-1], keepdims=True)

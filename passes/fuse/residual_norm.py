@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from irlab.ir import Value
 from irlab.ops import nn
 from irlab.passmgr import RulePass
-from irlab.pattern import Pattern, p
+from irlab.pattern import Pattern, Variable, p
 from irlab.rewrite import Match, Rule
 
 
 class FuseAddRMSNorm(Rule):
     """s = x + r; nn.rms_norm(s, w)  ->  nn.add_rms_norm(x, r, w), which gives s and the norm."""
 
-    def pattern(self, x: Any, r: Any, w: Any, eps: Any) -> tuple[Pattern, Pattern]:
+    def pattern(self, x: Variable, r: Variable, w: Variable, eps: Variable) -> tuple[Pattern, Pattern]:
         total = p.shared(x + r)
         return p.rms_norm(total, w, eps=eps), total
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from irlab.ir import Value
 from irlab.ops import nn, prim
-from irlab.pattern import Pattern, p
+from irlab.pattern import Pattern, Variable, p
 from irlab.rewrite import Match, Rule
 from irlab.types import f32, i64
 
@@ -17,7 +15,9 @@ class FuseRope(Rule):
     The tables cos(a) and sin(a) are shared by all layers; they die with their last use.
     """
 
-    def pattern(self, x: Any, half: Any, inv: Any, pos: Any, cos_scale: Any, sin_scale: Any) -> Pattern:
+    def pattern(
+        self, x: Variable, half: Variable, inv: Variable, pos: Variable, cos_scale: Variable, sin_scale: Variable
+    ) -> Pattern:
         product = p.shared(p.any_of(p.matmul(inv, pos), inv * pos))
         freqs = p.maybe(p.transpose, product, perm=[0, 2, 1]).multi_use()
         angles = p.shared(p.concat(freqs, freqs, axis=-1))
@@ -27,7 +27,7 @@ class FuseRope(Rule):
         return x * cos + rotated * sin
 
     @staticmethod
-    def _table(table: Pattern, scale: Any) -> Pattern:
+    def _table(table: Pattern, scale: Variable) -> Pattern:
         """A table [batch, seq, width], scaled (YaRN), cast to the model's dtype and given a heads axis."""
         scaled = p.maybe(p.mul, table, p.const(scale)).multi_use()
         return p.shared(p.reshape(p.maybe(p.cast, scaled).multi_use()))
@@ -60,7 +60,8 @@ def _through_layout(value: Value) -> Value:
 
 def _inverse_frequencies(m: Match) -> Value | str:
     """The f32 vector behind whichever factor of the angles has half the head size as its length."""
-    for factor in (m.inv, m.pos):
+    factors: tuple[Value, Value] = (m.inv, m.pos)
+    for factor in factors:
         source = _through_layout(factor)
         if source.type.rank == 1 and source.type.dtype is f32 and source.type.shape[0] == m.half:
             return source
@@ -69,26 +70,20 @@ def _inverse_frequencies(m: Match) -> Value | str:
 
 def _positions(m: Match) -> Value | str:
     """The integer positions behind the other factor: i64[seq] or i64[batch, seq]."""
-    for factor in (m.pos, m.inv):
-        value = factor
-        while isinstance(value.op, prim.Reshape | prim.Expand | prim.Cast):
-            if value.type.dtype is i64 and value.type.rank <= 2 and not _repeats_rows(value):
-                return value
-            value = value.op.x
-        if value.type.dtype is i64 and value.type.rank <= 2:
-            return value
+    factors: tuple[Value, Value] = (m.pos, m.inv)
+    for factor in factors:
+        source = _through_layout(factor)
+        if source.type.dtype is i64 and source.type.rank in (1, 2):
+            return source
     return "no factor of the angles comes from i64 positions"
-
-
-def _repeats_rows(value: Value) -> bool:
-    """Whether `value` is one row of positions given a batch axis: the row itself is simpler."""
-    return isinstance(value.op, prim.Reshape | prim.Expand) and value.type.shape[:-1] != ()
 
 
 class FusePartialRope(Rule):
     """concat(nn.rope(first part of x), rest of x)  ->  nn.rope(x): only the first features turn."""
 
-    def pattern(self, x: Any, positions: Any, inv_freq: Any, scale: Any, width: Any) -> Pattern:
+    def pattern(
+        self, x: Variable, positions: Variable, inv_freq: Variable, scale: Variable, width: Variable
+    ) -> Pattern:
         turned = p.rope(
             p.slice(x, axis=-1, start=0, stop=width, step=1), positions, inv_freq, interleaved=False, scale=scale
         )
