@@ -8,7 +8,7 @@ else as q + 8 (4 bits) or q + 128 (8 bits), which is what MatMulNBits takes off 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from irlab.backends.onnx.storage import INT4, ONNX_TYPE, UINT4, Block, Stored, as_bytes, matrix_shape
@@ -139,6 +139,28 @@ def _row_scales(e: Emitter, symbol: WeightSymbol, dtype: DType) -> str:
     groups = integer_encoding(symbol).groups(columns)
     part = Part(f"scales.{dtype}", ONNX_TYPE[dtype], (rows, groups), _scales_as(dtype))
     return _store(e, symbol, part, groups * dtype.bits // 8)
+
+
+def nbits_rows(e: Emitter, symbol: WeightSymbol, dtype: DType) -> tuple[str, str, str]:
+    """As `nbits`, with the codes seen as u8[rows, bytes of a row]: the form that GatherBlockQuantized takes. The bytes
+    are those of `nbits`, stored once."""
+    codes, scales, zeros = nbits(e, symbol, dtype)
+    same = e.tensors[codes]
+    flat = (same.rows, same.row_bytes)
+    label = f"{symbol.name}.code_rows"
+    key = (symbol.name, symbol.type.encoding, "rows")
+    return e.once(key, lambda: replace(same, name=e.unique(label), shape=flat, same_bytes_as=codes)), scales, zeros
+
+
+def per_column(e: Emitter, symbol: WeightSymbol) -> tuple[str, str]:
+    """An 8-bit weight with one scale a row, as i8[columns, rows] and f32[rows]: what MatMulInteger takes."""
+    encoding = integer_encoding(symbol)
+    rows, columns = matrix_shape(symbol.recipe)
+    if encoding.bits != 8 or encoding.groups(columns) != 1 or not encoding.symmetric:
+        raise LegalityError(f"weight '{symbol.name}' is {encoding}, not 8 bits with one scale a row")
+    codes = Part("int8.transposed", INT8, (columns, rows), lambda parts: parts["codes"].T)
+    scales = Part("row_scales", ONNX_TYPE[f32], (rows,), _scales_as(f32))
+    return _store_transposed(e, symbol, codes, rows, 8), _store(e, symbol, scales, 4)
 
 
 def _code_type(encoding: IntegerEncoding) -> int:

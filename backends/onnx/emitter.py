@@ -46,8 +46,9 @@ class Scope:
 class Emitter:
     """Collects nodes, tensors and types while lowerings walk a graph."""
 
-    def __init__(self, lowerings: dict[type[Op], Lowering]) -> None:
+    def __init__(self, lowerings: dict[type[Op], Lowering], accuracy_level: int = 4) -> None:
         self.lowerings = lowerings
+        self.accuracy_level = accuracy_level
         self.tensors: dict[str, Stored] = {}
         self.functions: dict[str, onnx.FunctionProto] = {}
         self.opsets: dict[str, int] = {"": OPSET}
@@ -143,9 +144,10 @@ class Emitter:
     # Nodes
 
     def node(self, op_type: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> str:
-        """Add a node with intermediate outputs; gives the name of the first (others: append _output_1 ...)."""
+        """Add a node with intermediate outputs; gives the name of the first (the others: with _1, _2 ... after it)."""
         name = self._node_name(op_type)
-        names = [self.unique(f"{name}_output_{i}" if i else f"{name}_output") for i in range(outputs)]
+        first = self.unique(f"{name}_output")
+        names = [first, *(self.unique(f"{first}_{i}") for i in range(1, outputs))]
         self._append(op_type, inputs, names, name, domain, attributes)
         return names[0]
 

@@ -46,6 +46,8 @@ class Stored:
     rows: int
     row_bytes: int
     blocks: Callable[[], Iterator[Block]]
+    same_bytes_as: str = ""
+    """The name of another stored tensor that holds these very bytes, under another shape."""
 
     @property
     def size_bytes(self) -> int:

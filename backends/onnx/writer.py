@@ -61,11 +61,15 @@ def write_model(module: Module, emitter: Emitter, directory: Path, progress: Any
     graph = build(module, emitter)
     end = 0
     external: list[tuple[Stored, int]] = []
+    offsets: dict[str, int] = {}
     for stored in emitter.tensors.values():
         if stored.size_bytes <= _INLINE_BYTES:
             graph.initializer.append(_inline(stored))
             continue
-        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        if stored.same_bytes_as:
+            graph.initializer.append(_external(stored, offsets[stored.same_bytes_as]))
+            continue
+        start = offsets[stored.name] = -(-end // _ALIGNMENT) * _ALIGNMENT
         graph.initializer.append(_external(stored, start))
         external.append((stored, start))
         end = start + stored.size_bytes

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from irlab.backends.onnx.emitter import Lowering
-from irlab.backends.onnx.lowerings import arithmetic, calls, control, layout, neural, windows
+from irlab.backends.onnx.lowerings import (
+    arithmetic,
+    attention,
+    calls,
+    control,
+    hybrid,
+    layout,
+    microsoft,
+    neural,
+    windows,
+)
 from irlab.ir import Op
 
 STANDARD: dict[type[Op], Lowering] = {
@@ -11,7 +21,12 @@ STANDARD: dict[type[Op], Lowering] = {
     **layout.LOWERINGS,
     **windows.LOWERINGS,
     **neural.LOWERINGS,
+    **attention.LOWERINGS,
+    **hybrid.LOWERINGS,
     **control.LOWERINGS,
     **calls.LOWERINGS,
 }
-"""Ops of opset 23 only."""
+"""The portable profile: ops of opset 23 only."""
+
+FAST: dict[type[Op], Lowering] = {**STANDARD, **microsoft.LOWERINGS}
+"""The fast profile: what ONNX Runtime has beyond that."""

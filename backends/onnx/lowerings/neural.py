@@ -11,7 +11,8 @@ from irlab.ops import nn, prim
 from irlab.types import DType
 
 
-def _linear(op: nn.Linear, e: Emitter) -> None:
+def linear(op: nn.Linear, e: Emitter) -> None:
+    """A MatMul with the weight stored transposed, and an Add for the bias."""
     weight = matrix(e, op.weight, op.x.type.dtype)
     if op.bias is None:
         e.result(op, "MatMul", e[op.x], weight)
@@ -29,13 +30,19 @@ def matrix(e: Emitter, weight: Value, dtype: DType) -> str:
         from irlab.backends.onnx.codes import decoded_transposed
 
         return decoded_transposed(e, symbol, dtype)
-    if any(not isinstance(user, nn.Linear) for user in weight.uses):
+    if has_other_readers(weight):
         return e.memo(("transposed", symbol.name), lambda: e.node("Transpose", e.weight(symbol), perm=(1, 0)))
     label = f"{symbol.name}.transposed"
     return e.once((symbol.name, "transposed"), lambda: storage.transposed(e.unique(label), symbol.recipe))
 
 
-def _embedding(op: nn.Embedding, e: Emitter) -> None:
+def has_other_readers(weight: Value) -> bool:
+    """Whether something else than linears reads the weight, in its own shape."""
+    return any(not isinstance(user, nn.Linear) for user in weight.uses)
+
+
+def embedding(op: nn.Embedding, e: Emitter) -> None:
+    """A Gather of rows; those of an encoded table are decoded after it."""
     producer = op.weight.op
     if isinstance(producer, Weight) and producer.symbol.type.encoding is not None:
         from irlab.backends.onnx.codes import gather_decoded
@@ -86,8 +93,8 @@ def _softmax(op: nn.Softmax, e: Emitter) -> None:
 
 
 LOWERINGS: Final[dict[type[Op], Lowering]] = {
-    nn.Linear: _linear,
-    nn.Embedding: _embedding,
+    nn.Linear: linear,
+    nn.Embedding: embedding,
     nn.RMSNorm: _rms_norm,
     nn.LayerNorm: _layer_norm,
     nn.Gelu: _gelu,

@@ -15,13 +15,24 @@ from irlab.backends.onnx.writer import MODEL_FILE, write_model
 from irlab.interp import evaluate
 from irlab.ir import Module
 
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny products are slower on several threads, and far slower on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 Compare = Callable[..., dict[str, np.ndarray]]
 
 
 def run_directory(directory: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(directory / MODEL_FILE), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(directory / MODEL_FILE), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs))))
 

@@ -1,0 +1,115 @@
+"""The ONNX backend: its options, and the three steps legalise, write, run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from irlab.encodings import Encoding, IntegerEncoding
+from irlab.errors import LegalityError
+from irlab.ir import Module
+from irlab.passmgr import Context, type_bytes
+from irlab.target import Backend, PlanRow, Runtime
+from irlab.types import f32
+
+if TYPE_CHECKING:
+    from irlab.backends.onnx.legalise import Settings
+
+
+@dataclass(frozen=True)
+class ONNX(Backend, name="onnx"):
+    """Directories for onnxruntime-genai and ONNX Runtime, or plain ONNX models of any graph.
+
+    Writes model.onnx, model.onnx.data and, for decoders with a cache, genai_config.json and the tokenizer's files.
+
+    ep         the execution provider to write for: cpu
+    precision  auto: as the IR is, bf16 as f32; fp32, fp16: unencoded numbers so; int4, int8: matrices that are not
+               encoded yet are, by the quantize pass
+    layout     genai: for onnxruntime-genai, needs kv-cache; plain: inputs and outputs as the graph has them;
+               auto: genai for decoders with a cache, else plain
+    profile    fast: com.microsoft GroupQueryAttention (padding comes last in a row), MatMulNBits,
+               GatherBlockQuantized; portable: opset 23 only
+    hybrid     two forms of each encoded matrix: 8 bits (weights and activations) for prompts, the other for tokens
+    group      group size of precision=int4 and int8
+    accuracy-level  of MatMulNBits: 4 rounds activations to 8 bits, 0 does not
+    max-length positions that rope tables are stored for and genai may use; 0: max_position_embeddings of the config
+    """
+
+    writes_directory = True
+
+    ep: str = "cpu"
+    precision: Literal["auto", "fp32", "fp16", "int8", "int4"] = "auto"
+    layout: Literal["auto", "genai", "plain"] = "auto"
+    profile: Literal["fast", "portable"] = "fast"
+    hybrid: bool = False
+    group: int = 32
+    accuracy_level: int = 4
+    max_length: int = 0
+
+    def __post_init__(self) -> None:
+        from irlab.backends.onnx.providers import require_provider
+
+        require_provider(self.ep)
+
+    def plan(self, module: Module) -> list[PlanRow]:
+        from irlab.backends.onnx.plan import plan
+
+        return plan(module, self)
+
+    def holds(self, encoding: Encoding) -> bool:
+        return isinstance(encoding, IntegerEncoding) and encoding.bits in (4, 8)
+
+    def legalise(self, module: Module, ctx: Context) -> Module:
+        from irlab.backends.onnx import genai
+        from irlab.backends.onnx.legalise import legalise
+
+        if self.layout == "genai":
+            genai.require_layout(module.graph)
+        return legalise(module, self.settings(module), ctx)
+
+    def settings(self, module: Module) -> Settings:
+        """What legalisation needs of these options, for this module."""
+        from irlab.backends.onnx import genai
+        from irlab.backends.onnx.legalise import Settings
+
+        length = genai.context_length(module, self.max_length)
+        return Settings(self.precision, self.profile == "fast", self.hybrid, self.group, length)
+
+    def estimate_bytes(self, module: Module) -> int:
+        weights = sum(type_bytes(symbol.type) for symbol in module.weights.values())
+        return weights + weights // 10 + (64 << 10) * (1 + len(module.weights))
+
+    def write(self, module: Module, out: Path, ctx: Context) -> None:
+        from irlab.backends.onnx import genai
+        from irlab.backends.onnx.emitter import Emitter
+        from irlab.backends.onnx.writer import write_model
+
+        emitter = Emitter(self.settings(module).lowerings, self.accuracy_level)
+        write_model(module, emitter, out, ctx.progress)
+        if self.writes_genai(module):
+            genai.write_companions(module, out, self.max_length)
+
+    def writes_genai(self, module: Module) -> bool:
+        """Whether the layout is that of onnxruntime-genai."""
+        from irlab.backends.onnx import genai
+
+        if self.layout == "auto" and genai.is_cached_decoder(module.graph):
+            try:
+                genai.require_layout(module.graph)
+            except LegalityError:
+                return False
+            return True
+        return self.layout == "genai"
+
+    def float_tolerance(self, module: Module) -> float | None:
+        if any(symbol.type.encoding is not None for symbol in module.weights.values()):
+            return None
+        from irlab.backends.onnx.precision import compute_dtype
+
+        return 1e-2 if compute_dtype(module) is f32 else 5e-2
+
+    def runtime(self) -> Runtime:
+        from irlab.backends.onnx.runtime import OnnxRuntime
+
+        return OnnxRuntime(self.ep)

@@ -1,0 +1,112 @@
+"""What does onnxruntime-genai need beside the model? genai_config.json and the tokenizer's files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from irlab.backends.onnx.dialect import GroupQueryAttention
+from irlab.backends.onnx.writer import MODEL_FILE
+from irlab.dims import Size
+from irlab.errors import LegalityError
+from irlab.ir import Graph, Module
+
+CONFIG_FILE: Final = "genai_config.json"
+
+TOKENIZER_FILES: Final = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
+
+_DEFAULT_LENGTH: Final = 2048
+_KV: Final = "past_key_values."
+
+
+def is_cached_decoder(graph: Graph) -> bool:
+    """Whether the graph has the inputs and outputs of a decoder after the kv-cache pass."""
+    names = {value.name for value in graph.inputs}
+    return {"input_ids", "attention_mask", f"{_KV}0.key"} <= names and "logits" in graph.outputs
+
+
+def require_layout(graph: Graph) -> None:
+    """Raise LegalityError unless onnxruntime-genai can drive the graph."""
+    if not is_cached_decoder(graph):
+        raise LegalityError(
+            "layout=genai needs a decoder with a cache", "add kv-cache to the passes, or emit onnx{layout=plain}"
+        )
+    known = ("input_ids", "attention_mask", "position_ids")
+    strange = [v.name for v in graph.inputs if v.name not in known and not (v.name or "").startswith(_KV)]
+    if strange:
+        raise LegalityError(f"onnxruntime-genai has no value for the input '{strange[0]}'", "emit onnx{layout=plain}")
+    if len({shape[1:2] + shape[3:] for shape in cache_shapes(graph)}) > 1:
+        raise LegalityError(
+            "the layers' caches differ in heads or head size, and onnxruntime-genai wants them alike",
+            "emit onnx{layout=plain}",
+        )
+
+
+def cache_shapes(graph: Graph) -> list[tuple[Size, ...]]:
+    """The shapes [batch, kv_heads, past, head_dim] of the cache inputs."""
+    return [value.type.shape for value in graph.inputs if (value.name or "").startswith(_KV)]
+
+
+def context_length(module: Module, max_length: int) -> int:
+    """How many positions the model is made for: `max_length` if given, else what the config says."""
+    stated = module.metadata.get("config", {}).get("max_position_embeddings")
+    return max_length or (stated if isinstance(stated, int) and stated > 0 else 0)
+
+
+def config(module: Module, max_length: int) -> dict[str, Any]:
+    """genai_config.json of a legalised module. The type "decoder" is neutral to the architecture."""
+    graph, hf = module.graph, module.metadata.get("config", {})
+    shapes = cache_shapes(graph)
+    attentions = graph.find(GroupQueryAttention)
+    length = context_length(module, max_length) or _DEFAULT_LENGTH
+    generation = module.metadata.get("generation_config", {})
+    special = {key: generation.get(key, hf.get(key)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    eos = special["eos_token_id"]
+    first_eos = eos[0] if isinstance(eos, list) and eos else eos
+    model: dict[str, Any] = {
+        "type": "decoder",
+        "vocab_size": graph.outputs["logits"].type.shape[-1],
+        "context_length": length,
+        "eos_token_id": 0 if eos is None else eos,
+        "pad_token_id": special["pad_token_id"] if special["pad_token_id"] is not None else first_eos or 0,
+        "decoder": {
+            "filename": MODEL_FILE,
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "head_size": shapes[0][3],
+            "num_hidden_layers": len(shapes) // 2,
+            "num_key_value_heads": shapes[0][1],
+            "inputs": {
+                **{v.name: v.name for v in graph.inputs if not (v.name or "").startswith(_KV)},
+                "past_key_names": f"{_KV}%d.key",
+                "past_value_names": f"{_KV}%d.value",
+            },
+            "outputs": {
+                "logits": "logits",
+                "present_key_names": "present.%d.key",
+                "present_value_names": "present.%d.value",
+            },
+        },
+    }
+    if special["bos_token_id"] is not None:
+        model["bos_token_id"] = special["bos_token_id"]
+    if isinstance(hf.get("num_attention_heads"), int):
+        model["decoder"]["num_attention_heads"] = hf["num_attention_heads"]
+    # Only GroupQueryAttention writes into the buffer that it reads.
+    shared = len(attentions) * 2 == len(shapes)
+    return {"model": model, "search": {"max_length": length, "past_present_share_buffer": shared}}
+
+
+def write_companions(module: Module, directory: Path, max_length: int) -> None:
+    """Write genai_config.json and copy the tokenizer's files."""
+    text = json.dumps(config(module, max_length), indent=2) + "\n"
+    (directory / CONFIG_FILE).write_text(text, "utf-8")
+    source = module.metadata.get("tokenizer")
+    if source:
+        for name in TOKENIZER_FILES:
+            if (Path(source) / name).is_file():
+                shutil.copyfile(Path(source) / name, directory / name)

@@ -1,0 +1,140 @@
+"""How does the fast profile say things: with the ops that ONNX Runtime adds under com.microsoft."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from irlab.backends.onnx import codes, storage
+from irlab.backends.onnx.dialect import GroupQueryAttention, HybridLinear
+from irlab.backends.onnx.emitter import MICROSOFT, Emitter, Lowering
+from irlab.backends.onnx.lowerings import hybrid, neural
+from irlab.backends.onnx.rope_table import RopeTable
+from irlab.encodings import IntegerEncoding
+from irlab.ir import Op, Value, Weight
+from irlab.ops import nn
+from irlab.types import i32, tensor
+from irlab.weights import WeightSymbol
+
+_BLOCKS: Final = (16, 32, 64, 128, 256)
+"""Block sizes of MatMulNBits and GatherBlockQuantized."""
+
+
+def blocked(weight: Value) -> WeightSymbol | None:
+    """The weight behind `weight`, if the block-quantised ops hold its encoding."""
+    symbol = weight.op.symbol if isinstance(weight.op, Weight) else None
+    encoding = symbol.type.encoding if symbol is not None else None
+    if isinstance(encoding, IntegerEncoding) and encoding.bits in (4, 8) and encoding.group in _BLOCKS:
+        return symbol
+    return None
+
+
+def _linear(op: nn.Linear, e: Emitter) -> None:
+    symbol = blocked(op.weight)
+    if symbol is not None:
+        bias = e[op.bias] if op.bias is not None else ""
+        inputs, attributes = block_matmul(e, op.x, symbol, bias)
+        e.result(op, "MatMulNBits", *inputs, **attributes)
+    elif isinstance(op.weight.op, Weight) and op.weight.type.encoding is None and neural.has_other_readers(op.weight):
+        attributes = {"domain": MICROSOFT, "transA": 0, "transB": 1, "alpha": 1.0}
+        if op.bias is None:
+            e.result(op, "FusedMatMul", e[op.x], e[op.weight], **attributes)
+        else:
+            product = e.node("FusedMatMul", e[op.x], e[op.weight], **attributes)
+            e.result(op, "Add", product, e[op.bias])
+    else:
+        neural.linear(op, e)
+
+
+def block_matmul(e: Emitter, x: Value, symbol: WeightSymbol, bias: str) -> tuple[list[str], dict[str, Any]]:
+    """Inputs and attributes of MatMulNBits: x times the transposed weight, plus bias."""
+    encoding = codes.integer_encoding(symbol)
+    rows, columns = storage.matrix_shape(symbol.recipe)
+    packed, scales, zeros = codes.nbits(e, symbol, x.type.dtype)
+    attributes = {
+        "domain": MICROSOFT,
+        "K": columns,
+        "N": rows,
+        "bits": encoding.bits,
+        "block_size": encoding.group,
+        "accuracy_level": e.accuracy_level,
+    }
+    return [e[x], packed, scales, zeros, "", bias], attributes
+
+
+def _embedding(op: nn.Embedding, e: Emitter) -> None:
+    symbol = blocked(op.weight)
+    if symbol is None:
+        neural.embedding(op, e)
+        return
+    encoding = codes.integer_encoding(symbol)
+    packed, scales, zeros = codes.nbits_rows(e, symbol, op.result.type.dtype)
+    e.result(
+        op,
+        "GatherBlockQuantized",
+        packed,
+        e[op.ids],
+        scales,
+        zeros,
+        domain=MICROSOFT,
+        bits=encoding.bits,
+        block_size=encoding.group,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+
+
+def _group_query(op: GroupQueryAttention, e: Emitter) -> None:
+    mask = op.attention_mask
+    i32_type = storage.ONNX_TYPE[i32]
+
+    def lengths() -> str:
+        counts = e.node("ReduceSum", e[mask], e.ints(1), keepdims=0)
+        return e.node("Cast", e.node("Sub", counts, e.ints(1)), to=i32_type)
+
+    def longest() -> str:
+        return e.node("Cast", e.sizes.scalar(mask.type.shape[1]), to=i32_type)
+
+    inputs = [e[op.qkv], *(e[v] if v is not None else "" for v in (op.k, op.v)), e[op.past_k], e[op.past_v]]
+    inputs += [e.memo(("lengths", mask), lengths), e.memo(("longest", mask), longest)]
+    if op.inv_freq is not None and op.positions is not None:
+        inputs += [_table(e, op, np.cos, "cos"), _table(e, op, np.sin, "sin"), e[op.positions]]
+    else:
+        inputs += ["", "", ""]
+    inputs += ["", e[op.sinks] if op.sinks is not None else ""]
+    e.result(
+        op,
+        "GroupQueryAttention",
+        *inputs,
+        domain=MICROSOFT,
+        num_heads=op.heads,
+        kv_num_heads=op.kv_heads,
+        scale=op.scale,
+        softcap=op.softcap,
+        local_window_size=op.window or -1,
+        do_rotary=int(op.inv_freq is not None),
+        rotary_interleaved=int(op.interleaved),
+    )
+
+
+def _table(e: Emitter, op: GroupQueryAttention, function: np.ufunc, label: str) -> str:
+    """cos or sin of every angle below max_length, stored: [max_length, head_dim / 2]."""
+    assert op.inv_freq is not None and isinstance(op.inv_freq.op, Weight)
+    symbol, dtype = op.inv_freq.op.symbol, op.qkv.type.dtype
+    n = symbol.type.shape[0]
+    table = RopeTable(tensor(dtype, (op.max_length, n)), symbol.recipe, function.__name__, op.rope_scale)
+    key = (label, symbol.name, op.max_length, op.rope_scale, dtype)
+    return e.once(key, lambda: storage.plain(e.unique(f"{symbol.name}.{label}_table"), table))
+
+
+def _hybrid(op: HybridLinear, e: Emitter) -> None:
+    hybrid.hybrid_linear(op, e, fast=True)
+
+
+LOWERINGS: Final[dict[type[Op], Lowering]] = {
+    nn.Linear: _linear,
+    nn.Embedding: _embedding,
+    GroupQueryAttention: _group_query,
+    HybridLinear: _hybrid,
+}

@@ -1,0 +1,47 @@
+"""In which numbers does the model compute, and how are its matrices stored?
+
+auto   as the IR is; bf16, which ONNX Runtime's CPU provider does not load, becomes f32
+fp32   fp16      numbers that are not encoded, in that dtype
+int4   int8      as auto, and matrices that are not encoded yet are, as `quantize{scheme=...}` does it
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from irlab.errors import LegalityError
+from irlab.ir import Module
+from irlab.passmgr import Context
+from irlab.registry import pass_class
+from irlab.types import DType, bf16, f16, f32
+
+_FLOATS: Final[dict[str, DType]] = {"fp32": f32, "fp16": f16}
+
+
+def compute_dtype(module: Module) -> DType:
+    """The widest dtype that the module's values have among f32, f16 and bf16."""
+    found = {value.type.dtype for op in module.graph.ops() for value in op.results if value.type.encoding is None}
+    found |= {value.type.dtype for value in module.graph.inputs}
+    return next((dtype for dtype in (bf16, f16, f32) if dtype in found), f32)
+
+
+def apply(module: Module, precision: str, group: int, hybrid: bool, ctx: Context) -> None:
+    """Cast and encode the module's numbers as the option says."""
+    wanted = _FLOATS.get(precision)
+    if wanted is None and compute_dtype(module) is bf16:
+        wanted = f32
+    if hybrid and (wanted or compute_dtype(module)) is not f32:
+        # Only f32 has kernels for 8-bit activations.
+        wanted = f32
+    if wanted is not None and compute_dtype(module) is not wanted:
+        pass_class("cast").configure({"dtype": wanted.name}).run(module, ctx)
+    if precision in ("int4", "int8") or (hybrid and not encoded(module)):
+        scheme = precision if precision in ("int4", "int8") else "int4"
+        pass_class("quantize").configure({"scheme": scheme, "group": str(group)}).run(module, ctx)
+    if hybrid and not encoded(module):
+        raise LegalityError("hybrid=true found no matrix to encode", "it is for models with linear layers")
+
+
+def encoded(module: Module) -> bool:
+    """Whether some weight is encoded."""
+    return any(symbol.type.encoding is not None for symbol in module.weights.values())

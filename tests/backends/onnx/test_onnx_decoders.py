@@ -1,0 +1,78 @@
+"""Cached decoders, written in both profiles, give the interpreter's logits and caches: prompt, continuation, batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import run_directory
+from llama import Llama
+
+from irlab.backends.onnx import ONNX
+from irlab.interp import evaluate
+from irlab.ir import Module
+from irlab.passmgr import Context
+from irlab.verify import verify
+
+VARIANTS: dict[str, Llama] = {
+    "gqa": Llama(),
+    "biases": Llama(bias=True, tied=True),
+    "qk_norm": Llama(qk_norm=True, kv_heads=1),
+    "small_heads": Llama(head_dim=8),
+    "window": Llama(window=3),
+    "softcap": Llama(softcap=0.5, activation="gelu_tanh"),
+    "no_rope": Llama(rope=False, kv_heads=4),
+}
+
+
+def write(module: Module, directory: Path, **options: Any) -> Module:
+    """The legalised module that was written to `directory`."""
+    backend = ONNX(**options)
+    directory.mkdir()
+    legal = backend.legalise(module.clone(), Context(targets=("onnx",)))
+    verify(legal)
+    backend.write(legal, directory, Context())
+    return legal
+
+
+def steps(model: Llama, batch: int) -> list[dict[str, np.ndarray]]:
+    """A prompt of five tokens, one token after it, then three at once; caches are filled in by `run`."""
+    rng = np.random.default_rng(1)
+    out, past = [], 0
+    for count in (5, 1, 3):
+        ids = rng.integers(0, model.vocab, (batch, count))
+        positions = np.arange(past, past + count)[None].repeat(batch, 0)
+        past += count
+        mask = np.ones((batch, past), np.int64)
+        out.append({"input_ids": ids, "position_ids": positions, "attention_mask": mask})
+    return out
+
+
+def check(model: Llama, module: Module, legal: Module, directory: Path, batch: int, tolerance: float) -> None:
+    cache = {
+        f"past_key_values.{n}.{part}": np.zeros((batch, model.kv_heads, 0, model.head_dim), np.float32)
+        for n in range(model.layers)
+        for part in ("key", "value")
+    }
+    for step in steps(model, batch)[: 3 if batch == 1 else 2]:
+        inputs = {**step, **cache}
+        expected = evaluate(module, inputs)
+        meaning = evaluate(legal, inputs)
+        found = run_directory(directory, inputs)
+        for name, tensor in expected.items():
+            wanted = tensor.numpy()
+            np.testing.assert_allclose(meaning[name].numpy(), wanted, atol=tolerance, err_msg=f"meaning of {name}")
+            np.testing.assert_allclose(found[name], wanted, atol=tolerance, err_msg=name)
+        cache = {name: found[name.replace("past_key_values", "present")] for name in cache}
+
+
+@pytest.mark.parametrize("profile", ["portable", "fast"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants(name: str, profile: str, tmp_path: Path) -> None:
+    model = VARIANTS[name]
+    module = model.module()
+    legal = write(module, tmp_path / "out", profile=profile)
+    for batch in (1, 2):
+        check(model, module, legal, tmp_path / "out", batch, 2e-5)
