@@ -29,9 +29,11 @@ class IR(Backend, name="ir"):
         return out.suffix == ".irlab"
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:
-        from irlab.store import write_directory, write_text
-
         if out.is_dir():
+            from irlab.store import write_directory
+
             write_directory(module, out, embed=self.embed)
         else:
-            write_text(module, out)
+            from irlab.text import print_module
+
+            out.write_text(print_module(module, out.parent), encoding="utf-8")

@@ -216,7 +216,7 @@ def _load(args: argparse.Namespace) -> Module:
     from .api import load, parse
 
     if args.input == "-":
-        return parse(sys.stdin.read(), Path.cwd())
+        return parse(sys.stdin.read(), Path.cwd(), "<stdin>")
     return load(args.input, revision=args.revision, trust_remote_code=args.trust_remote_code)
 
 

@@ -79,5 +79,5 @@ def _joined(values: list[Value]) -> Value | None:
     symbols = [v.op.symbol for v in values if isinstance(v.op, Weight)]
     if len(symbols) < len(values) or len({s.type.element for s in symbols}) > 1:
         return None
-    name = "+".join([symbols[0].name, *(s.name.rpartition(".")[0].rpartition(".")[2] for s in symbols[1:])])
+    name = "_and_".join([symbols[0].name, *(s.name.rpartition(".")[0].rpartition(".")[2] for s in symbols[1:])])
     return prim.weight(WeightSymbol(name, Concat(tuple(s.recipe for s in symbols), 0)))
