@@ -38,7 +38,7 @@ def export(
     """Export `module` in evaluation mode. Ops named in `known` ("aten.linear") are kept above their decomposition.
 
     `dynamic_shapes` is torch.export's, where a size may also be given by its name alone: {"x": {0: "batch"}}.
-    Raises InputError where torch.export cannot trace the module, with the first line of its reason.
+    Raises InputError where torch.export cannot trace the module, with the first two lines of its reason.
     """
     import torch
 
@@ -49,16 +49,15 @@ def export(
             warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own pytree code
             program = torch.export.export(
                 module,
-                tuple(args),
-                dict(kwargs or {}),
+                *_distinct((tuple(args), dict(kwargs or {}))),
                 dynamic_shapes=_as_torch(dynamic_shapes),
                 strict=False,
             )
             if _needs_decomposition(program, known):
                 program = program.run_decompositions(_table_without(known))
     except Exception as error:  # torch.export raises what the module's own code raises, and its own many kinds
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = f"{type(error).__name__}: {lines[0].strip()}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {' '.join(lines[:2]):.400}"
         raise InputError(f"torch.export cannot trace {type(module).__name__}: {reason}") from error
     finally:
         module.train(was_training)
@@ -74,6 +73,22 @@ def _tied_names(module: torch.nn.Module) -> dict[str, str]:
         if known != name:
             tied[name] = known
     return tied
+
+
+def _distinct(inputs: Any) -> Any:
+    """`inputs` with a tensor that stands in two places copied: torch.export would take the two for one input."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    seen: set[int] = set()
+
+    def once(values: torch.Tensor) -> torch.Tensor:
+        if id(values) in seen:
+            return values.clone()
+        seen.add(id(values))
+        return values
+
+    return tree_map_only(torch.Tensor, once, inputs)
 
 
 def overload_name(target: Any) -> str:

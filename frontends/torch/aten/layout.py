@@ -201,18 +201,38 @@ def _index_select(site: Site, x: Value, dim: int, index: Value) -> Lowered:
     return prim.gather(x, index, dim)
 
 
+def _counts_from_zero(index: Value) -> bool:
+    """Whether an index is seen to be a range from 0 on, however it was reshaped."""
+    op = index.op
+    while isinstance(op, (prim.Reshape, prim.Expand, prim.Cast)):
+        op = op.x.op
+    return isinstance(op, prim.Iota) and op.start == 0 and op.step > 0
+
+
+def _from_front(site: Site, index: Value, length: Size) -> Value:
+    """An i64 index with the negative ones, which torch counts from the end, counted from the front."""
+    index = site.cast(index, i64)
+    if _counts_from_zero(index):
+        return index
+    return prim.where(prim.lt(index, site.value(0, i64)), prim.add(index, site.value(length, i64)), index)
+
+
 def _index(site: Site, x: Value, indices: tuple[Value | None, ...]) -> Lowered:
-    """x[i] or x[:, i]: one integer tensor, at one place. Indices may be negative."""
-    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
-    if len(given) != 1 or not given[0][1].type.dtype.is_int:
+    """x[:, i, j]: integer tensors at neighbouring dimensions, which are merged and gathered from."""
+    at = [axis for axis, index in enumerate(indices) if index is not None]
+    if not at or at != list(range(at[0], at[-1] + 1)):
         return None
-    axis, index = given[0]
-    length = x.type.shape[axis]
-    dtype = index.type.dtype
-    if isinstance(length, Dim):
-        return None
-    behind = prim.add(index, prim.constant(length, dtype))
-    return prim.gather(x, prim.where(prim.lt(index, prim.constant(0, dtype)), behind, index), axis)
+    merged: Value | None = None
+    for axis in at:
+        index = indices[axis]
+        if index is None or not index.type.dtype.is_int:
+            return None
+        index = _from_front(site, index, x.type.shape[axis])
+        merged = index if merged is None else prim.add(prim.mul(merged, site.value(x.type.shape[axis], i64)), index)
+    assert merged is not None
+    shape = x.type.shape
+    flat = (*shape[: at[0]], dims.product(shape[at[0] : at[-1] + 1]), *shape[at[-1] + 1 :])
+    return prim.gather(_reshaped(x, flat), merged, at[0])
 
 
 def _scatter(site: Site, x: Value, dim: int, index: Value, source: object) -> Lowered:
