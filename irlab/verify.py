@@ -48,9 +48,10 @@ class _Verifier:
             known = self.symbols.setdefault(op.symbol.name, op.symbol)
             if known is not op.symbol and known != op.symbol:
                 raise _fault(graph, op, f"two different weights are called @{op.symbol.name}", "rename one of them")
-        _check_types(graph, ops)
+        # Regions first: what is wrong inside shows in the type of the op that holds it.
         for holder in graph.region_ops():
             self._regions(graph, holder)
+        _check_types(graph, ops)
 
     def _regions(self, graph: Graph, op: Op) -> None:
         for name, region in zip(op.region_names, op.regions):

@@ -12,13 +12,15 @@ from ..errors import ParseError
 from .words import PLAIN_NAME, STRING
 
 # A comment is `#` to the end of the line, or a line that begins with `//` (elsewhere `//` divides sizes).
-_SPACE: Final = re.compile(r"(?:[ \t\r]++|\n[ \t]*+//[^\n]*+|\n|#[^\n]*+)*+")
-_FIRST_COMMENT: Final = re.compile(r"[ \t]*+//[^\n]*+")
+_SPACE: Final = re.compile(r"(?:(?<![^\n])[ \t]*+//[^\n]*+|[ \t\r]++|\n|#[^\n]*+)*+")
 _BLANKS: Final = re.compile(r"[ \t\r]*+")
 _SHOWN: Final = re.compile(r'"[^"\n]{0,40}"?|[\w.%@\-]{1,40}|.', re.DOTALL)
 
 LONGEST_COMPARED: Final = 100
 """Longer words are not compared with the known ones: the comparison takes quadratic time."""
+
+LONGEST_MESSAGE: Final = 400
+"""Messages quote the text, which may be anything."""
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -33,9 +35,7 @@ class Cursor:
     __slots__ = ("pos", "source", "text")
 
     def __init__(self, text: str, source: str = "<text>") -> None:
-        self.text, self.source = text, source
-        comment = _FIRST_COMMENT.match(text)
-        self.pos = comment.end() if comment else 0
+        self.text, self.source, self.pos = text, source, 0
 
     def skip_space(self) -> None:
         found = _SPACE.match(self.text, self.pos)
@@ -117,4 +117,6 @@ class Cursor:
         """The error to raise: here, or at position `at`."""
         pos = min(self.pos if at is None else at, len(self.text))
         line = self.text.count("\n", 0, pos) + 1
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[:LONGEST_MESSAGE]} ..."
         return ParseError(message, hint, line=line, column=pos - self.text.rfind("\n", 0, pos), source=self.source)

@@ -35,7 +35,6 @@ _NUMBERED: Final = re.compile(r"\d++", re.ASCII)
 _PLAIN_RESULT: Final = re.compile(r"%(?:\d++|[A-Za-z_][A-Za-z0-9_.\-]*+)", re.ASCII)
 _PLAIN_LOC: Final = re.compile(r'"([^"\\\n\x00-\x1f]*+)"\)')
 _DIGITS: Final = "0123456789"
-_MAX_SHOWN: Final = 300
 
 # What a constructor may raise on operands and attributes that fit no op; anything else is a bug and escapes.
 _MISFITS: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -292,9 +291,9 @@ class GraphReader:
         try:
             op: Op = called.cls(**called.arrange(given), **fields)
         except IrlabError as error:
-            raise cursor.error(error.message[:_MAX_SHOWN], error.hint, at) from None
+            raise cursor.error(error.message, error.hint, at) from None
         except _MISFITS as error:
-            raise cursor.error(f"{opname}: operands or attributes do not fit: {error}"[:_MAX_SHOWN], "", at) from None
+            raise cursor.error(f"{opname}: operands or attributes do not fit: {error}", "", at) from None
         types = tuple([result.type for result in op.results])
         for type in types:
             if type not in self.around.checked:

@@ -76,7 +76,7 @@ def printed_order(graph: Graph) -> list[Op]:
         order = graph.topo()
     except IRError:
         order = sorted(graph.ops(), key=attrgetter("seq"))
-    return order
+    return [op for op in order if op.graph is graph]
 
 
 def is_inline(op: Op) -> bool:

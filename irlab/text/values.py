@@ -321,7 +321,7 @@ class ValueReader:
         except IrlabError as error:
             raise cursor.error(error.message, error.hint, start) from None
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise cursor.error(f"the arguments of {word} do not fit: {error}"[:300], "", start) from None
+            raise cursor.error(f"the arguments of {word} do not fit: {error}", "", start) from None
         if wrong := check_type(made):
             raise cursor.error(wrong, "", start)
         if stated is not None and made is not stated:

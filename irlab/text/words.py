@@ -19,12 +19,13 @@ STRING: Final = re.compile(r'"(?:[^"\\\n]|\\.)*+"')
 RESERVED: Final = frozenset({"true", "false", "none", "inf", "nan", *DTYPES})
 """Words that mean something where an attribute's value is expected, and so cannot be symbolic sizes there."""
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+# What cannot be written as UTF-8, and what some reader takes for the end of a line or does not show.
+_UNREADABLE: Final = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029\ufeff]")
 
 
 def quote(text: str) -> str:
-    """`text` as a JSON string; readable unless it could not be written as UTF-8."""
-    return json.dumps(text, ensure_ascii=_SURROGATE.search(text) is not None)
+    """`text` as a JSON string; letters of all scripts stay as they are where nothing forbids it."""
+    return json.dumps(text, ensure_ascii=_UNREADABLE.search(text) is not None)
 
 
 def name_text(name: str) -> str:
