@@ -25,10 +25,19 @@ Floats = npt.NDArray[np.float32]
 
 _BLOCK_ELEMENTS: Final = 1 << 16
 _REFINEMENTS: Final = 2
-_CANDIDATES: Final = 14
+_SPANS: Final = {
+    2: (0.6, 2.1, 14),
+    3: (0.75, 1.75, 14),
+    4: (0.75, 1.5, 14),
+    5: (0.8, 1.25, 14),
+    6: (0.86, 1.1, 12),
+    8: (1.0, 1.02, 4),
+}
+"""By bits: where the best number of steps lies, relative to the full grid, for nearly all groups of 32 of a trained
+model, and how many numbers of steps to try in there."""
 
-_SPAN_OF_BITS: Final = {2: (0.6, 2.1), 3: (0.75, 1.75), 4: (0.75, 1.5), 5: (0.8, 1.25), 6: (0.86, 1.1), 8: (0.9, 1.02)}
-"""Where the best number of steps lies, relative to the full grid, for nearly all groups of 32 of a trained model."""
+_LEAST_WHOLE: Final = {2: 0.5, 3: 0.5, 4: 0.5, 5: 0.75, 6: 0.8, 8: 0.9}
+"""By bits: from where on every whole number of steps is tried, relative to the full grid."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,11 @@ class Grid:
 def candidates(grid: Grid, size: int) -> tuple[float, ...]:
     """The numbers of steps to try for groups of `size` numbers, the full grid first. Whole numbers are among them, so
     that what is on such a grid already is found again (under half the grid too: in twice the steps)."""
-    low, high = _SPAN_OF_BITS[grid.bits]
+    low, high, count = _SPANS[grid.bits]
     # The more numbers a group has, the further its extreme stands out.
     widening = 1.0 if size <= 64 else 1.5 if size <= 256 else 2.5
-    spread = np.geomspace(low * grid.full, (1 + (high - 1) * widening) * grid.full, _CANDIDATES)
-    whole = np.arange(max(grid.full // 2, grid.full - 8), grid.full + 1)
+    spread = np.geomspace(low * grid.full, (1 + (high - 1) * widening) * grid.full, count)
+    whole = np.arange(int(_LEAST_WHOLE[grid.bits] * grid.full), grid.full + 1)
     steps = {round(float(step), 3) for step in (*spread, *whole)}
     if grid.symmetric and grid.bits == 2:
         # Two codes on one side of zero, one on the other: it may pay to turn the short side to the extreme.
@@ -150,7 +159,7 @@ class _Block:
         return self.q + kept_zero, kept, kept_zero
 
     def best_candidate(self) -> tuple[Floats, Floats]:
-        """The fitted scale and the zero point that lose least, before the scale is stored."""
+        """The fitted scale and the zero point that lose least once the scale is stored."""
         least = np.full(self.unit.shape, np.inf, np.float32)
         best, best_zero = np.zeros_like(least), np.zeros_like(least)
         for steps in candidates(self.grid, len(self.y)):
@@ -159,10 +168,13 @@ class _Block:
             np.subtract(self.rest, self.q, out=self.rest)
             error, excess, energy = self.sums()
             fit = excess / energy
-            error = (error - excess * fit) / (inverse * inverse)
+            scale = (1 + fit) / inverse
+            # The error of these codes is least at the fitted scale, and grows with the square of the distance from it.
+            off = self.load(self.store(scale)) - scale
+            error = (error - excess * fit) / (inverse * inverse) + off * off * energy
             better = error < least
             least = np.where(better, error, least)
-            best = np.where(better, (1 + fit) / inverse, best)
+            best = np.where(better, scale, best)
             best_zero = np.where(better, zero, best_zero)
         return best, best_zero
 
