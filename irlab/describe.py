@@ -10,7 +10,7 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING
 
 from . import registry
-from .errors import UsageError
+from .errors import InputError, UsageError
 from .ir import Module
 from .options import Configurable, did_you_mean, format_value
 from .passmgr import Pass, PassRecord, RulePass, stored_bytes, type_bytes
@@ -26,7 +26,10 @@ def list_plugins(group: str) -> str:
     """A line for each pass or backend: name and summary."""
     lines = []
     for name in registry.names(group):
-        summary = registry.lookup(group, name).summary()
+        try:
+            summary = registry.lookup(group, name).summary()
+        except InputError as error:  # a broken plug-in must not hide the others
+            summary = str(error)
         lines.append(f"{name:20} {summary}")
     return "\n".join(lines)
 

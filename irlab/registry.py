@@ -41,10 +41,13 @@ def lookup(group: str, name: str) -> Any:
 
         return Repeat
     point = _found(group).get(name)
+    kind = {"passes": "pass", "frontends": "frontend", "backends": "backend"}[group]
     if point is None:
-        kind = {"passes": "pass", "frontends": "frontend", "backends": "backend"}[group]
         raise UsageError(f"unknown {kind} '{name}'", did_you_mean(name, names(group)))
-    return point.load()
+    try:
+        return point.load()
+    except ImportError as error:
+        raise InputError(f"{kind} '{name}' of {point.value} cannot be loaded: {error}") from error
 
 
 def pass_class(name: str) -> type[Pass]:
