@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from irlab import Context, Module, Op, Pass, Value, prim
@@ -25,7 +25,7 @@ class ConstantFolding(Pass, name="constant-folding"):
     transpose of a weight stays: it costs nothing, and patterns look for it.
     """
 
-    max_elements: int = 4096
+    max_elements: int = field(default=4096, metadata={"text": "max-elements"})
 
     def run(self, module: Module, ctx: Context) -> None:
         ctx.note_rewrites(self._fold(module.graph))
