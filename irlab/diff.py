@@ -279,13 +279,14 @@ def _run_both(
     reason = ""
     for scale in (1, 3, 20):
         try:
-            inputs = probe(before.inputs, small_sizes(before, scale), seed, positive=positive)
-            expected = first(inputs)
+            sizes = small_sizes(before, scale)
+            inputs = probe(before.inputs, sizes, seed, positive=positive)
+            expected = first(inputs, sizes.known)
         except InputError as error:
             reason = error.message
             continue
         try:
-            return expected, second(inputs)
+            return expected, second(inputs, sizes.known)
         except (InputError, IRError) as error:
             raise CheckError(f"the replacement cannot be run: {error}") from error
     raise _Unchecked(reason)

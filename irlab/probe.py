@@ -36,10 +36,11 @@ _KEEPS_NUMBERS: Final = (prim.Reshape, prim.Expand, prim.Transpose, prim.Slice, 
 
 
 def small_sizes(graph: Graph, scale: int = 1) -> Sizes:
-    """A small number for each symbol in the graph's inputs, all different, `scale` times the smallest choice."""
+    """A small number for each symbol in the graph, all different, `scale` times the smallest choice."""
     from .interp import Sizes
 
-    names = dict.fromkeys(n for v in graph.inputs for d in v.type.shape for n in sorted(dims.symbols(d)))
+    values = [*graph.inputs, *(result for op in graph.topo() for result in op.results)]
+    names = dict.fromkeys(n for v in values for d in v.type.shape for n in sorted(dims.symbols(d)))
     known = {name: SMALL_SIZES[name] for name in names if name in SMALL_SIZES}
     free = iter(range(3, 3 + 3 * len(names)))
     for name in names:

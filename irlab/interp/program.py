@@ -83,8 +83,11 @@ class Program:
         self._names = tuple(available) if outputs is None else tuple(outputs)
         self._compile(graph, [available[name] for name in self._names])
 
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Run on `inputs` by name. Raises InputError for a missing, unknown or ill-shaped input."""
+    def __call__(self, inputs: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> dict[str, torch.Tensor]:
+        """Run on `inputs` by name; `sizes` are symbols that are known beforehand, for those that no input tells.
+
+        Raises InputError for a missing, unknown or ill-shaped input.
+        """
         unknown = inputs.keys() - {name for name, _ in self._inputs}
         if unknown:
             raise InputError(
@@ -94,10 +97,10 @@ class Program:
         if missing:
             raise InputError(f"input '{missing[0]}' is missing")
         tensors = [as_input(inputs[name], type, name, self.device) for name, type in self._inputs]
-        sizes = Sizes()
+        bound = Sizes(sizes)
         arrivals = [(f"input '{n}'", type.shape, tuple(t.shape)) for (n, type), t in zip(self._inputs, tensors)]
-        sizes.bind(arrivals)
-        results = self.execute(tensors, Run(sizes, self._reader, self.device, self.checked, self))
+        bound.bind(arrivals)
+        results = self.execute(tensors, Run(bound, self._reader, self.device, self.checked, self))
         return dict(zip(self._names, results))
 
     def execute(self, operands: list[torch.Tensor], run: Run) -> tuple[torch.Tensor, ...]:

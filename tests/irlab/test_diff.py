@@ -257,3 +257,19 @@ def test_graphs_are_compared_on_the_outputs_that_both_have() -> None:
     with pytest.raises(CheckError, match="share no output"):
         compare_graphs(graph(), other, inputs)
     assert bf16 is not i64
+
+
+def test_sizes_that_no_input_of_a_piece_tells_are_chosen() -> None:
+    class NegNeg(Rule):
+        """-(-x) -> x"""
+
+        def pattern(self, x: Any) -> Any:
+            return -(-x)
+
+        def rewrite(self, m: Match) -> Value:
+            return m.x
+
+    b = GraphBuilder()
+    seq = b.input("x", "f32", ("seq",)).type.shape[0]
+    b.output(y=prim.neg(prim.neg(prim.iota(seq, i64))))
+    assert check(b.module(), NegNeg()).checked == 1
