@@ -264,7 +264,7 @@ def test_sizes_that_no_input_of_a_piece_tells_are_chosen() -> None:
         """-(-x) -> x"""
 
         def pattern(self, x: Any) -> Any:
-            return -(-x)
+            return p.neg(p.neg(x))
 
         def rewrite(self, m: Match) -> Value:
             return m.x
