@@ -8,6 +8,6 @@ axis (the input features of a weight matrix), so rows can be encoded and decoded
 """
 
 from .base import Codes, Encoding, parse_encoding
-from .integer import IntegerEncoding
+from .integer import BITS, IntegerEncoding
 
-__all__ = ["Codes", "Encoding", "IntegerEncoding", "parse_encoding"]
+__all__ = ["BITS", "Codes", "Encoding", "IntegerEncoding", "parse_encoding"]

@@ -13,7 +13,7 @@ from .encoded import Decode, Encode, Parts
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
 from .leaves import Array, File, Literal, Random
 from .recipe import Recipe, WeightSymbol, as_f32, numpy_dtype, static_shape
-from .stream import Chunk, check_finite, finite_rows, stream
+from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
 
 __all__ = [
     "Affine",
@@ -35,6 +35,7 @@ __all__ = [
     "WeightSymbol",
     "as_f32",
     "check_finite",
+    "finite_codes",
     "finite_rows",
     "interleave_halves",
     "numpy_dtype",

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import IRError
-from ..types import DType, TensorType
+from ..errors import InputError, IRError
+from ..types import DType, TensorType, f16, f32
 from .recipe import AnyArray, Recipe, as_f32, numpy_dtype
 
 
 @dataclass(frozen=True)
 class Cast(Recipe):
-    """`source` in another dtype, rounded to nearest; an encoded source is decoded."""
+    """`source` in another dtype, rounded to nearest; an encoded source is decoded.
+
+    Reading raises InputError where a number is too large for f16, which would become an infinity.
+    """
 
     source: Recipe
     dtype: DType
@@ -24,7 +27,15 @@ class Cast(Recipe):
 
     def rows(self, start: int, stop: int) -> AnyArray:
         values = self.source.rows(start, stop)
-        return as_f32(values) if self.dtype.name == "f32" else values.astype(numpy_dtype(self.dtype), copy=False)
+        if self.dtype is f32:
+            return as_f32(values)
+        if self.dtype is not f16 or values.dtype == np.float16:
+            return values.astype(numpy_dtype(self.dtype), copy=False)
+        try:
+            with np.errstate(over="raise"):
+                return as_f32(values).astype(np.float16)
+        except FloatingPointError:
+            raise InputError("a number is larger than 65504, the largest of f16", "use bf16 or f32") from None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import ml_dtypes
 import numpy as np
 
+from ..encodings import Codes
 from ..errors import InputError
 from .recipe import AnyArray, WeightSymbol
 
@@ -59,9 +60,24 @@ def check_finite(name: str, rows: AnyArray, start: int = 0) -> None:
 
 def finite_rows(symbol: WeightSymbol, start: int, stop: int) -> AnyArray:
     """Rows [start:stop] of a weight, all finite; InputError names the weight otherwise."""
-    rows = symbol.recipe.rows(start, stop)
+    try:
+        rows = symbol.recipe.rows(start, stop)
+    except InputError as error:
+        raise _named(error, symbol) from None
     check_finite(symbol.name, rows, start)
     return rows
+
+
+def finite_codes(symbol: WeightSymbol, start: int, stop: int) -> Codes:
+    """The codes of rows [start:stop] of an encoded weight; InputError names the weight if they cannot be made."""
+    try:
+        return symbol.recipe.codes(start, stop)
+    except InputError as error:
+        raise _named(error, symbol) from None
+
+
+def _named(error: InputError, symbol: WeightSymbol) -> InputError:
+    return InputError(f"weight '{symbol.name}': {error.message}", error.hint)
 
 
 def stream(

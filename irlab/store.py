@@ -1,0 +1,100 @@
+"""How does a module live in an .irlab directory? As module.ir, with weights.safetensors for values that it owns.
+
+Owned are the values that no file holds (they were computed, and exist in memory), or with `embed` all of them. Encoded
+weights are stored as their packed parts: `NAME:codes`, `NAME:scales` ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from .errors import InputError, IRError
+from .ir import Module
+from .types import TensorType
+from .weight_uses import replace_weights
+from .weights import Array, Chunk, File, Parts, Recipe, WeightSymbol, finite_codes, finite_rows, static_shape, stream
+from .weights.recipe import AnyArray
+from .weights.safetensors import SafetensorsWriter
+
+TEXT_FILE: Final = "module.ir"
+WEIGHTS_FILE: Final = "weights.safetensors"
+
+
+def write_directory(module: Module, path: Path, embed: bool = False, jobs: int = 2) -> None:
+    """Write `module` into the existing directory `path`; `embed` copies the values of all weights into it.
+
+    Weights are streamed, in `jobs` threads. `irlab.outputs.whole_output` makes the directory appear whole or not at
+    all, with `owned_bytes` as what it takes. Raises InputError for weights that cannot be read or are not finite.
+    """
+    from .text import print_module
+
+    owned = _owned(module, embed)
+    if owned:
+        _write_weights(owned, path / WEIGHTS_FILE, jobs)
+        module = module.clone()
+        replace_weights(module.graph, {symbol.name: _stored(symbol, path / WEIGHTS_FILE) for symbol in owned})
+    (path / TEXT_FILE).write_text(print_module(module, path), encoding="utf-8")
+
+
+def read_directory(path: Path) -> Module:
+    """The module in directory `path`. Weights stay where they are until they are read. Raises InputError."""
+    from .api import read_text
+
+    if not path.is_dir():
+        raise InputError(f"{path} is not an .irlab directory")
+    if not (path / TEXT_FILE).is_file():
+        raise InputError(f"{path} holds no {TEXT_FILE}", "an .irlab directory is written by --emit ir -o NAME.irlab")
+    return read_text(path / TEXT_FILE)
+
+
+def owned_bytes(module: Module, embed: bool = False) -> int:
+    """The bytes of weights that `write_directory` would write."""
+    types = [kind for symbol in _owned(module, embed) for kind in _parts(symbol).values()]
+    return sum(int(kind.size) * kind.dtype.bits // 8 for kind in types)  # type: ignore[arg-type]
+
+
+def _owned(module: Module, embed: bool) -> list[WeightSymbol]:
+    return [symbol for symbol in module.weights.values() if embed or _in_memory(symbol.recipe)]
+
+
+def _in_memory(recipe: Recipe) -> bool:
+    return isinstance(recipe, Array) or any(map(_in_memory, recipe.inputs))
+
+
+def _parts(symbol: WeightSymbol) -> dict[str, TensorType]:
+    """The tensors that store a weight, by their names in the file."""
+    encoding = symbol.type.encoding
+    if encoding is None:
+        return {symbol.name: symbol.type}
+    types = encoding.packed_types(static_shape(symbol.type))
+    return {f"{symbol.name}:{part}": kind for part, kind in types.items()}
+
+
+def _stored(symbol: WeightSymbol, file: Path) -> WeightSymbol:
+    """The same weight, read from `file`."""
+    references = tuple(File(file, name, kind) for name, kind in _parts(symbol).items())
+    plain = symbol.type.encoding is None
+    return WeightSymbol(symbol.name, references[0] if plain else Parts(symbol.type, references))
+
+
+def _write_weights(symbols: list[WeightSymbol], file: Path, jobs: int) -> None:
+    types: dict[str, TensorType] = {}
+    for symbol in symbols:
+        for name, kind in _parts(symbol).items():
+            if name in types:
+                raise IRError(f"two weights would be stored as '{name}'")
+            types[name] = kind
+    with SafetensorsWriter(file, types) as writer:
+        chunk: Chunk[dict[str, AnyArray]]
+        for chunk in stream(symbols, _packed_rows, jobs=jobs):
+            for name, rows in chunk.value.items():
+                writer.write(name, rows)
+
+
+def _packed_rows(symbol: WeightSymbol, start: int, stop: int) -> dict[str, AnyArray]:
+    encoding = symbol.type.encoding
+    if encoding is None:
+        return {symbol.name: finite_rows(symbol, start, stop)}
+    packed = encoding.pack(finite_codes(symbol, start, stop))
+    return {f"{symbol.name}:{part}": rows for part, rows in packed.items()}

@@ -1,0 +1,76 @@
+"""Which weights may be stored encoded, and how does the graph come to read the encoded ones?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+
+from irlab.encodings import Encoding
+from irlab.ir import Graph
+from irlab.ops import nn, prim
+from irlab.ops.nn import NNOp
+from irlab.weight_uses import WeightUses, graphs, replace_weights, weight_uses
+from irlab.weights import Encode, WeightSymbol
+
+
+class Role(Enum):
+    """What the uses of a weight, all together, make of it."""
+
+    MATRIX = "matrix"
+    EMBEDDING = "embedding"
+    """A table of rows; also one that is tied to an output head."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A weight that every use of it could read encoded."""
+
+    symbol: WeightSymbol
+    role: Role
+
+
+def candidates(graph: Graph) -> list[Candidate]:
+    """The weights that are read as matrices of products or as embedding tables, and in no other way, and that are
+    plain floats now."""
+    found = []
+    for uses in weight_uses(graph).values():
+        kind = uses.symbol.type
+        role = _role(uses)
+        if role is not None and kind.encoding is None and kind.dtype.is_float:
+            found.append(Candidate(uses.symbol, role))
+    return found
+
+
+def excluded(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a weight of this name matches one of `patterns` (`*`, `?`, `[...]`, as in file names)."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def encode_weights(graph: Graph, encodings: Mapping[str, Encoding]) -> None:
+    """Let the weights of these names be read encoded; embeddings are cast to the dtype that they gave before."""
+    weights = graph.weights()
+    replace_weights(
+        graph,
+        {name: WeightSymbol(name, Encode(weights[name].recipe, encoding)) for name, encoding in encodings.items()},
+    )
+    for each in graphs(graph):
+        for op in each.find(nn.Embedding):
+            weight = op.weight.type
+            before = op.result.type
+            if weight.encoding is not None and before.dtype is not weight.dtype:
+                each.replace(op, prim.cast(nn.embedding(op.ids, op.weight), before.dtype))
+
+
+def _role(uses: WeightUses) -> Role | None:
+    roles = set()
+    for op, operand in uses.users:
+        if isinstance(op, nn.Embedding) and operand == "weight":
+            roles.add(Role.EMBEDDING)
+        elif isinstance(op, NNOp) and operand in op.matrices:
+            roles.add(Role.MATRIX)
+        else:
+            return None
+    # A head that is tied to the embedding goes where the embedding goes.
+    return Role.EMBEDDING if Role.EMBEDDING in roles else Role.MATRIX if roles else None
