@@ -86,7 +86,7 @@ class ONNX(Backend, name="onnx"):
         from irlab.backends.onnx.writer import write_model
 
         emitter = Emitter(self.settings(module).lowerings, self.accuracy_level)
-        write_model(module, emitter, out, ctx.progress)
+        write_model(module, emitter, out, ctx)
         if self.writes_genai(module):
             genai.write_companions(module, out, self.max_length)
 

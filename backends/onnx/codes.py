@@ -7,24 +7,21 @@ else as q + 8 (4 bits) or q + 128 (8 bits), which is what MatMulNBits takes off 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from irlab.backends.onnx.storage import INT4, ONNX_TYPE, UINT4, Block, Stored, as_bytes, matrix_shape
+from irlab.backends.onnx.storage import INT4, INT8, ONNX_TYPE, UINT4, UINT8, Block, Stored, as_bytes, matrix_shape
 from irlab.encodings import Codes, IntegerEncoding
 from irlab.errors import LegalityError
 from irlab.ops import nn
 from irlab.types import DType, f32
-from irlab.weights import Recipe, WeightSymbol, numpy_dtype
+from irlab.weights import WeightSymbol, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
 
     from irlab.backends.onnx.emitter import Emitter
-
-INT8: Final = 3
-UINT8: Final = 2
 
 
 def integer_encoding(symbol: WeightSymbol) -> IntegerEncoding:
@@ -57,17 +54,6 @@ def _biased(encoding: IntegerEncoding, codes: np.ndarray) -> np.ndarray:
     return (codes.astype(np.int16) + (1 << (encoding.bits - 1))).astype(np.uint8)
 
 
-def chunks(recipe: Recipe) -> Iterator[tuple[int, int]]:
-    """Row ranges as of `recipe.chunks()`, but of even length, so that two rows of nibbles share their bytes."""
-    if not recipe.row_local:
-        yield from recipe.chunks()
-        return
-    first = next(iter(recipe.chunks()), (0, 1))
-    step = max(2, (first[1] - first[0]) // 2 * 2)
-    for start in range(0, recipe.row_count, step):
-        yield start, min(recipe.row_count, start + step)
-
-
 @dataclass(frozen=True)
 class Part:
     """One stored tensor made from the codes of a weight, row by row: what it holds and how it is made."""
@@ -80,30 +66,27 @@ class Part:
 
 
 def _store(e: Emitter, symbol: WeightSymbol, part: Part, row_bytes: int) -> str:
-    recipe = symbol.recipe
-
-    def blocks() -> Iterator[Block]:
-        for start, stop in chunks(recipe):
-            yield Block(start, 0, as_bytes(part.convert(recipe.codes(start, stop))))
-
     def make() -> Stored:
-        rows = matrix_shape(recipe)[0]
-        return Stored(e.unique(f"{symbol.name}.{part.label}"), part.onnx_type, part.shape, rows, row_bytes, blocks)
+        name, rows = e.unique(f"{symbol.name}.{part.label}"), matrix_shape(symbol.recipe)[0]
+
+        def place(row: int, codes: Codes) -> Block:
+            return Block(row, 0, as_bytes(part.convert(codes)))
+
+        return Stored(name, part.onnx_type, part.shape, rows, row_bytes, symbol, place)
 
     return e.once((symbol.name, symbol.type.encoding, part.label), make)
 
 
 def _store_transposed(e: Emitter, symbol: WeightSymbol, part: Part, row_bytes: int, item_bits: int) -> str:
     """As `_store`, but `convert` gives the transposed block: rows of the matrix become columns of the tensor."""
-    recipe = symbol.recipe
-
-    def blocks() -> Iterator[Block]:
-        for start, stop in chunks(recipe):
-            yield Block(0, start * item_bits // 8, as_bytes(part.convert(recipe.codes(start, stop))))
 
     def make() -> Stored:
         name = e.unique(f"{symbol.name}.{part.label}")
-        return Stored(name, part.onnx_type, part.shape, part.shape[0], row_bytes, blocks)
+
+        def place(row: int, codes: Codes) -> Block:
+            return Block(0, row * item_bits // 8, as_bytes(part.convert(codes)))
+
+        return Stored(name, part.onnx_type, part.shape, part.shape[0], row_bytes, symbol, place)
 
     return e.once((symbol.name, symbol.type.encoding, part.label), make)
 

@@ -139,7 +139,7 @@ class Emitter:
             from irlab.backends.onnx.codes import decoded
 
             return decoded(self, symbol)
-        return self.once((symbol.name, "plain"), lambda: storage.plain(self.unique(symbol.name), symbol.recipe))
+        return self.once((symbol.name, "plain"), lambda: storage.plain(self.unique(symbol.name), symbol))
 
     # Nodes
 

@@ -1,35 +1,61 @@
-"""How is a weight laid out in the external data file? As blocks of bytes, streamed from its recipe.
+"""How is a weight laid out in the external data file? As blocks of bytes, made from rows of its recipe.
 
 A stored tensor is seen as `rows` of `row_bytes`; a block fills a range of rows, or a range of bytes of every row, so
-that a transposed matrix is written without being held.
+that a transposed matrix is written without being held. Tensors made from one weight (codes, scales) name it as their
+source: its rows are read, or encoded, once for all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from irlab.errors import LegalityError
-from irlab.types import DType, bf16, bool_, f8e4m3, f8e5m2, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
-from irlab.weights import Recipe, static_shape
+from irlab.types import (
+    DType,
+    TensorType,
+    bf16,
+    bool_,
+    f8e4m3,
+    f8e5m2,
+    f16,
+    f32,
+    f64,
+    i8,
+    i16,
+    i32,
+    i64,
+    u8,
+    u16,
+    u32,
+    u64,
+)
+from irlab.weights import Recipe, WeightSymbol, check_finite, finite_rows, numpy_dtype, static_shape, stream
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from irlab.encodings import Codes
 
 # onnx.TensorProto.DataType, spelled out so that planning needs no onnx.
 ONNX_TYPE: Final[dict[DType, int]] = {
     f32: 1, u8: 2, i8: 3, u16: 4, i16: 5, i32: 6, i64: 7, bool_: 9, f16: 10, f64: 11, u32: 12, u64: 13, bf16: 16,
     f8e4m3: 17, f8e5m2: 19,
 }  # fmt: skip
+INT8: Final = ONNX_TYPE[i8]
+UINT8: Final = ONNX_TYPE[u8]
 UINT4: Final = 21
 INT4: Final = 22
+
+Place: TypeAlias = "Callable[[int, Any], Block]"
+"""(first row, what was read of the source from there on) -> the block that it fills: plain rows, or `Codes`."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Bytes for `data.shape[0]` rows from `row` on, `data.shape[1]` bytes each, from byte `column` of the row on."""
+    """Bytes u8[rows, width] for the rows from `row` on, from byte `column` of each row on."""
 
     row: int
     column: int
@@ -38,20 +64,79 @@ class Block:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor to store: its name, ONNX element type and shape, and the blocks of bytes that fill it."""
+    """A tensor to store: its name, ONNX element type and shape, and how rows of `source` fill it."""
 
     name: str
     onnx_type: int
     shape: tuple[int, ...]
     rows: int
     row_bytes: int
-    blocks: Callable[[], Iterator[Block]]
+    source: WeightSymbol
+    place: Place
     same_bytes_as: str = ""
     """The name of another stored tensor that holds these very bytes, under another shape."""
 
     @property
     def size_bytes(self) -> int:
         return self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class PairedRows(Recipe, text_name=""):
+    """`source`, read in chunks of an even number of rows, so that rows of nibbles turned to columns share no byte."""
+
+    source: Recipe
+
+    @property
+    def type(self) -> TensorType:
+        return self.source.type
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self.source.rows(start, stop)
+
+    def codes(self, start: int, stop: int) -> Codes:
+        return self.source.codes(start, stop)
+
+    def chunks(self, max_bytes: int = 32 << 20) -> Iterator[tuple[int, int]]:
+        first = next(iter(self.source.chunks(max_bytes)), (0, 1))
+        step = first[1] if first[1] == self.row_count else max(2, first[1] // 2 * 2)
+        for start in range(0, self.row_count, step):
+            yield start, min(self.row_count, start + step)
+
+
+def write_blocks(
+    tensors: Sequence[Stored], write: Callable[[Stored, Block], None], jobs: int, done: Callable[[], None]
+) -> None:
+    """Fill `tensors`: each source is read once, in chunks, by `jobs` threads; `done` is called after each source."""
+    readers: dict[WeightSymbol, list[Stored]] = {}
+    for stored in tensors:
+        readers.setdefault(stored.source, []).append(stored)
+    paired = {WeightSymbol(s.name, PairedRows(s.recipe)): found for s, found in readers.items()}
+
+    def work(symbol: WeightSymbol, start: int, stop: int) -> list[tuple[Stored, Block]]:
+        rows = _read(symbol, start, stop)
+        return [(stored, stored.place(start, rows)) for stored in paired[symbol]]
+
+    for chunk in stream(paired, work, jobs=jobs):
+        for stored, block in chunk.value:
+            write(stored, block)
+        if chunk.last:
+            done()
+
+
+def all_blocks(stored: Stored) -> Iterator[Block]:
+    """The blocks of one small tensor."""
+    for start, stop in stored.source.recipe.chunks():
+        yield stored.place(start, _read(stored.source, start, stop))
+
+
+def _read(symbol: WeightSymbol, start: int, stop: int) -> np.ndarray | Codes:
+    if symbol.type.encoding is None:
+        return finite_rows(symbol, start, stop)
+    codes: Mapping[str, np.ndarray] = symbol.recipe.codes(start, stop)
+    if "scales" in codes:
+        check_finite(symbol.name, codes["scales"], start)
+    return codes
 
 
 def as_bytes(rows: np.ndarray) -> np.ndarray:
@@ -64,47 +149,31 @@ def as_bytes(rows: np.ndarray) -> np.ndarray:
     return flat.view(np.uint8)
 
 
-def plain(name: str, recipe: Recipe, dtype: DType | None = None) -> Stored:
-    """The numbers of `recipe` in row-major order, as `dtype` (its own if None)."""
-    from irlab.weights import numpy_dtype
-
-    dtype = dtype or recipe.type.dtype
-    shape = static_shape(recipe.type)
-    target = numpy_dtype(dtype)
-
-    def blocks() -> Iterator[Block]:
-        for start, stop in recipe.chunks():
-            yield Block(start, 0, as_bytes(recipe.rows(start, stop).astype(target, copy=False)))
-
+def plain(name: str, source: WeightSymbol) -> Stored:
+    """The numbers of a weight in row-major order."""
+    shape, dtype = static_shape(source.type), source.type.dtype
     row_bytes = math.prod(shape[1:]) * dtype.bits // 8
-    return Stored(name, ONNX_TYPE[dtype], shape, shape[0] if shape else 1, row_bytes, blocks)
+    rows = shape[0] if shape else 1
+    return Stored(name, ONNX_TYPE[dtype], shape, rows, row_bytes, source, lambda row, x: Block(row, 0, as_bytes(x)))
 
 
-def transposed(name: str, recipe: Recipe, dtype: DType | None = None) -> Stored:
+def transposed(name: str, source: WeightSymbol) -> Stored:
     """A matrix [n, k] stored as [k, n], the layout that MatMul takes."""
-    from irlab.weights import numpy_dtype
-
-    dtype = dtype or recipe.type.dtype
-    n, k = matrix_shape(recipe)
+    n, k = matrix_shape(source.recipe)
+    dtype = source.type.dtype
     item = dtype.bits // 8
-    target = numpy_dtype(dtype)
-
-    def blocks() -> Iterator[Block]:
-        for start, stop in recipe.chunks():
-            yield Block(0, start * item, as_bytes(recipe.rows(start, stop).astype(target, copy=False).T))
-
-    return Stored(name, ONNX_TYPE[dtype], (k, n), k, n * item, blocks)
+    return Stored(
+        name, ONNX_TYPE[dtype], (k, n), k, n * item, source, lambda row, x: Block(0, row * item, as_bytes(x.T))
+    )
 
 
-def array(name: str, values: np.ndarray, onnx_type: int | None = None) -> Stored:
+def array(name: str, values: np.ndarray) -> Stored:
     """A small array that is already there."""
-    from irlab.types import DTYPES
-    from irlab.weights import numpy_dtype
+    from irlab.types import DTYPES, tensor
+    from irlab.weights import Array
 
-    if onnx_type is None:
-        onnx_type = next(ONNX_TYPE[d] for d in DTYPES.values() if d in ONNX_TYPE and numpy_dtype(d) == values.dtype)
-    data = as_bytes(values.reshape(1, -1))
-    return Stored(name, onnx_type, values.shape, 1, data.shape[1], lambda: iter([Block(0, 0, data)]))
+    dtype = next(d for d in DTYPES.values() if d in ONNX_TYPE and numpy_dtype(d) == values.dtype)
+    return plain(name, WeightSymbol(name, Array(tensor(dtype, values.shape), values)))
 
 
 def matrix_shape(recipe: Recipe) -> tuple[int, int]:

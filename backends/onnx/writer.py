@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from irlab.backends.onnx.emitter import Emitter, value_info
-from irlab.backends.onnx.storage import Stored
+from irlab.backends.onnx.storage import Block, Stored, all_blocks, write_blocks
 from irlab.errors import CheckError
 from irlab.ir import Module
+from irlab.passmgr import Context
 
 if TYPE_CHECKING:
     import onnx
@@ -53,14 +54,14 @@ def build(module: Module, emitter: Emitter) -> onnx.GraphProto:
     )
 
 
-def write_model(module: Module, emitter: Emitter, directory: Path, progress: Any = None) -> None:
+def write_model(module: Module, emitter: Emitter, directory: Path, ctx: Context) -> None:
     """Write MODEL_FILE and DATA_FILE into `directory`. Raises CheckError if onnx.checker refuses the result."""
     import onnx
     from onnx import helper
 
     graph = build(module, emitter)
     end = 0
-    external: list[tuple[Stored, int]] = []
+    external: dict[Stored, int] = {}
     offsets: dict[str, int] = {}
     for stored in emitter.tensors.values():
         if stored.size_bytes <= _INLINE_BYTES:
@@ -71,7 +72,7 @@ def write_model(module: Module, emitter: Emitter, directory: Path, progress: Any
             continue
         start = offsets[stored.name] = -(-end // _ALIGNMENT) * _ALIGNMENT
         graph.initializer.append(_external(stored, start))
-        external.append((stored, start))
+        external[stored] = start
         end = start + stored.size_bytes
     shown = {v.name for v in (*graph.input, *graph.output)} | set(emitter.tensors)
     graph.value_info.extend(value_info(n, t) for n, t in emitter.types.items() if n not in shown and n in _made(graph))
@@ -86,26 +87,28 @@ def write_model(module: Module, emitter: Emitter, directory: Path, progress: Any
     _add_origin(model, module)
     (directory / MODEL_FILE).write_bytes(model.SerializeToString())
     if external:
-        write_tensors(directory / DATA_FILE, external, end, progress)
+        write_tensors(directory / DATA_FILE, external, end, ctx)
     try:
         onnx.checker.check_model(str(directory / MODEL_FILE), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckError(f"onnx.checker refuses the model: {str(error).strip().splitlines()[0]}") from error
 
 
-def write_tensors(path: Path, tensors: Iterable[tuple[Stored, int]], size: int, progress: Any = None) -> None:
+def write_tensors(path: Path, tensors: Mapping[Stored, int], size: int, ctx: Context) -> None:
     """Fill a file of `size` bytes with tensors at their offsets, block by block."""
-    items = list(tensors)
+    sources = len({stored.source for stored in tensors})
+    bar = iter(ctx.progress.track(range(sources), "writing weights", sources))
     with path.open("wb", buffering=0) as file:
-        for stored, offset in progress.track(items, "writing tensors", len(items)) if progress else items:
-            for block in stored.blocks():
-                count, width = block.data.shape
-                start = offset + block.row * stored.row_bytes + block.column
-                if width == stored.row_bytes:
-                    _write_at(file, start, block.data.tobytes())
-                    continue
-                for i in range(count):
-                    _write_at(file, start + i * stored.row_bytes, block.data[i].tobytes())
+
+        def write(stored: Stored, block: Block) -> None:
+            start = tensors[stored] + block.row * stored.row_bytes + block.column
+            if block.data.shape[1] == stored.row_bytes:
+                _write_at(file, start, block.data.tobytes())
+                return
+            for i, row in enumerate(block.data):
+                _write_at(file, start + i * stored.row_bytes, row.tobytes())
+
+        write_blocks(list(tensors), write, ctx.jobs, lambda: next(bar, None))
         file.truncate(size)
 
 
@@ -128,7 +131,7 @@ def _tensor_proto(stored: Stored) -> onnx.TensorProto:
 
 def _inline(stored: Stored) -> onnx.TensorProto:
     data = bytearray(stored.size_bytes)
-    for block in stored.blocks():
+    for block in all_blocks(stored):
         for i in range(block.data.shape[0]):
             start = (block.row + i) * stored.row_bytes + block.column
             data[start : start + block.data.shape[1]] = block.data[i].tobytes()

@@ -125,7 +125,8 @@ def _table(e: Emitter, op: GroupQueryAttention, function: np.ufunc, label: str) 
     n = symbol.type.shape[0]
     table = RopeTable(tensor(dtype, (op.max_length, n)), symbol.recipe, function.__name__, op.rope_scale)
     key = (label, symbol.name, op.max_length, op.rope_scale, dtype)
-    return e.once(key, lambda: storage.plain(e.unique(f"{symbol.name}.{label}_table"), table))
+    name = f"{symbol.name}.{label}_table"
+    return e.once(key, lambda: storage.plain(e.unique(name), WeightSymbol(name, table)))
 
 
 def _hybrid(op: HybridLinear, e: Emitter) -> None:

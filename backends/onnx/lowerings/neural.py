@@ -33,7 +33,7 @@ def matrix(e: Emitter, weight: Value, dtype: DType) -> str:
     if has_other_readers(weight):
         return e.memo(("transposed", symbol.name), lambda: e.node("Transpose", e.weight(symbol), perm=(1, 0)))
     label = f"{symbol.name}.transposed"
-    return e.once((symbol.name, "transposed"), lambda: storage.transposed(e.unique(label), symbol.recipe))
+    return e.once((symbol.name, "transposed"), lambda: storage.transposed(e.unique(label), symbol))
 
 
 def has_other_readers(weight: Value) -> bool:

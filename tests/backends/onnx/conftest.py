@@ -14,6 +14,7 @@ from irlab.backends.onnx.lowerings import STANDARD
 from irlab.backends.onnx.writer import MODEL_FILE, write_model
 from irlab.interp import evaluate
 from irlab.ir import Module
+from irlab.passmgr import Context
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -48,7 +49,7 @@ def compare(tmp_path: Path) -> Compare:
         expected = evaluate(module, arrays)
         directory = tmp_path / f"model{len(list(tmp_path.iterdir()))}"
         directory.mkdir()
-        write_model(module, Emitter(STANDARD), directory)
+        write_model(module, Emitter(STANDARD), directory, Context())
         found = run_directory(directory, arrays)
         assert set(found) == set(expected)
         for name, tensor in expected.items():
