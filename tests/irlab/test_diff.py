@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -273,3 +274,45 @@ def test_sizes_that_no_input_of_a_piece_tells_are_chosen() -> None:
     seq = b.input("x", "f32", ("seq",)).type.shape[0]
     b.output(y=prim.neg(prim.neg(prim.iota(seq, i64))))
     assert check(b.module(), NegNeg()).checked == 1
+
+
+WRONG_PASS = '''
+from dataclasses import dataclass
+from irlab import Rule, p, prim
+from irlab.passmgr import RulePass
+
+
+class Wrong(Rule):
+    """x + x -> x"""
+
+    def pattern(self, x):
+        return x + x
+
+    def rewrite(self, m):
+        return m.x
+
+
+@dataclass(frozen=True)
+class WrongPass(RulePass, name="test-wrong"):
+    """Forgets a factor of two."""
+
+    def rules(self):
+        return [Wrong()]
+'''
+
+
+@pytest.mark.parametrize(("mode", "status"), [("off", 0), ("rewrites", 3), ("passes", 3)])
+def test_the_command_line_checks_when_told_to(
+    mode: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from irlab.cli import main
+
+    (tmp_path / "wrong.py").write_text(WRONG_PASS)
+    b = GraphBuilder()
+    x = b.input("x", "f32", ("n",))
+    b.output(y=prim.add(x, x))
+    (tmp_path / "m.ir").write_text(str(b.module()))
+    command = [str(tmp_path / "m.ir"), "--load", str(tmp_path / "wrong.py"), "-p", "test-wrong", f"--check={mode}"]
+    assert main(command) == status
+    if status:
+        assert "changed: largest difference" in capsys.readouterr().err
