@@ -25,6 +25,7 @@ from .pattern import (
     OpPattern,
     Optional,
     Pattern,
+    PatternError,
     Predicate,
     Rest,
     Result,
@@ -118,7 +119,7 @@ class State(NamedTuple):
     bindings: dict[str, Any]
     ops: dict[OpPattern, Op | None]
     constants: tuple[Op, ...] = ()
-    matched: int = 0
+    matched: frozenset[Pattern] = frozenset()
     failure: Failure | None = None
 
     def bind(self, name: str, thing: object) -> State:
@@ -184,8 +185,9 @@ class _Search:
         self.explainer, self.form, self.tolerant = explainer, form, tolerant
         self.parents = parent_counts(form)
         nodes = walk(form.roots)
-        wrappers = {node.wrapper for node in nodes if isinstance(node, Maybe)}
-        self.total = sum(isinstance(node, (OpPattern, Number)) and node not in wrappers for node in nodes)
+        # An optional wrapper is no pattern node of its own: it does not count.
+        self.wrappers = {node.wrapper for node in nodes if isinstance(node, Maybe)}
+        self.total = sum(isinstance(node, (OpPattern, Number)) and node not in self.wrappers for node in nodes)
         self.patience = PATIENCE
         self.match: Match | None = None
         self.best: tuple[int, Failure]
@@ -203,8 +205,9 @@ class _Search:
     # Failing
 
     def note(self, state: State) -> None:
-        if state.failure is not None and state.matched > self.best[0]:
-            self.best = (state.matched, state.failure)
+        matched = len(state.matched - self.wrappers)
+        if state.failure is not None and matched > self.best[0]:
+            self.best = (matched, state.failure)
 
     def fail(self, state: State, op: Op, reason: str) -> States:
         """The way goes on with a failure, if it had none and the search is tolerant."""
@@ -242,7 +245,11 @@ class _Search:
 
     def anchored(self, pattern: OpPattern, state: State) -> bool:
         """Whether a failure has left enough to find a further root from."""
-        return any(node in state.ops or getattr(node, "name", None) in state.bindings for node in walk([pattern]))
+        try:
+            anchor(pattern, state.bindings, state.ops)
+        except PatternError:
+            return False
+        return True
 
     def known_value(self, node: Pattern, state: State) -> Value | None:
         if isinstance(node, Variable):
@@ -305,7 +312,7 @@ class _Search:
         elif not pattern.accepts(op.value):
             yield from self.fail(state, reader, f"the constant {op.value} is not {pattern.value}")
         else:
-            state = state._replace(matched=state.matched + 1, constants=(*state.constants, op))
+            state = state._replace(matched=state.matched | {pattern}, constants=(*state.constants, op))
             if pattern.variable is None:
                 yield state
             else:
@@ -347,7 +354,7 @@ class _Search:
 
     def consume(self, pattern: OpPattern, op: Op, state: State) -> States:
         """Match attributes and operands of `op`, which is of the right class."""
-        states = [state._replace(ops={**state.ops, pattern: op}, matched=state.matched + 1)]
+        states = [state._replace(ops={**state.ops, pattern: op}, matched=state.matched | {pattern})]
         for attribute in pattern.attributes:
             found = getattr(op, attribute.name)
             following: list[State] = []
@@ -358,7 +365,7 @@ class _Search:
                     following.append(each)
                 else:
                     reason = f"{attribute.name} of {op.opname} is {found}, the pattern wants {attribute.wanted}"
-                    less = each._replace(matched=each.matched - 1)
+                    less = each._replace(matched=each.matched - {pattern})
                     following.extend(self.fail(less, op, reason))
             states = following
         orders = [op.operands]
@@ -414,9 +421,7 @@ class _Search:
         flag = "" if pattern.flag is None else pattern.flag.name
         if op is not None and type(op) is wrapper.cls:
             for used in self.uses(wrapper, op, state):
-                # An optional wrapper is no pattern node of its own: it does not count.
-                uncounted = used._replace(matched=used.matched - 1).bind(flag, True)
-                yield from self.consume(wrapper, op, uncounted)
+                yield from self.consume(wrapper, op, used.bind(flag, True))
         absent = state._replace(ops={**state.ops, wrapper: None}).bind(flag, False)
         for attribute in wrapper.attributes:
             if isinstance(attribute.wanted, Variable):
@@ -435,7 +440,7 @@ class _Search:
             if not inside(op, everything):
                 outside = next(user for r in op.results for user in r.uses if user not in everything)
                 reason = f"the value of {op.opname} is also used outside the match, by {_place(outside)}"
-                self.note(state._replace(matched=state.matched - 1, failure=Failure(op, reason)))
+                self.note(state._replace(matched=state.matched - {pattern}, failure=Failure(op, reason)))
                 return False
         roots = [ops[pattern] for pattern in form.roots]
         if len(roots) > 1:

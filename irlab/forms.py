@@ -6,7 +6,7 @@ compiled matcher (matching.py) and the explaining one (explain.py) both work on 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -213,14 +213,14 @@ def reach(value: Value | None, cls: type[Op], depth: int) -> list[Op]:
 
 def anchor(root: OpPattern, bound: Mapping[str, object], ops: Mapping[OpPattern, object]) -> tuple[Pattern, int]:
     """The node of `root` nearest to it that an earlier root has bound, and how many steps below `root` it is."""
-    level: list[Pattern] = [root]
-    depth = 0
-    while level:
-        for node in level:
-            if (isinstance(node, Variable) and node.name in bound) or (isinstance(node, OpPattern) and node in ops):
-                return node, depth
-        below = dict.fromkeys(child for node in level for child in node.children)
-        level, depth = list(below), depth + 1
+    queue: deque[tuple[Pattern, int]] = deque([(root, 0)])
+    while queue:
+        node, depth = queue.popleft()
+        if (isinstance(node, Variable) and node.name in bound) or (isinstance(node, OpPattern) and node in ops):
+            return node, depth
+        # An optional wrapper may be missing: nothing can be found from it.
+        below = (node.inner, depth + 2) if isinstance(node, Maybe) else None
+        queue.extend([below] if below else [(child, depth + 1) for child in node.children])
     raise PatternError(f"the root {root!r} shares no value with the roots before it", "repeat a variable in it")
 
 

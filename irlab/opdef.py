@@ -92,8 +92,10 @@ def _annotation_text(annotation: object) -> str:
     return text.replace("irlab.ir.", "")
 
 
-def _constructor(opname: str, fields: tuple[Field, ...], canonicalises: bool, value_class: type) -> Any:
-    """Generate `__init__`: straight-line code, because rewriting builds millions of ops."""
+def _constructors(cls: Any) -> tuple[Callable[..., None], Callable[..., Any]]:
+    """Generate `__init__`, and the function that makes an op and gives its first result: straight-line code, because
+    rewriting builds millions of ops, and calling a class costs more than calling a function."""
+    opname, fields = cls.opname, cls.fields
     operands = [f for f in fields if f.kind in (FieldKind.OPERAND, FieldKind.OPTIONAL, FieldKind.VARIADIC)]
     if [f for f in operands if f.kind is FieldKind.VARIADIC] not in ([], operands[-1:]):
         raise TypeError(f"{opname}: only the last operand may be variadic")
@@ -105,8 +107,7 @@ def _constructor(opname: str, fields: tuple[Field, ...], canonicalises: bool, va
     else:
         packed = "(" + "".join(f"{f.name}, " for f in operands) + ")"
     attributes = [f for f in fields if f not in operands]
-    lines = [
-        f"def __init__(self, {parameters}):",
+    body = [
         f"    self.operands = {packed}",
         "    self.graph = None",
         "    self.seq = 0",
@@ -117,21 +118,28 @@ def _constructor(opname: str, fields: tuple[Field, ...], canonicalises: bool, va
             else f"    self.{f.name} = {f.name}"
             for f in attributes
         ),
-        *(["    self.canonicalise_attributes()"] if canonicalises else []),
-        "    types = self.infer()",
-        "    if types.__class__ is tuple:",
-        "        self.results = tuple([Value(self, t) for t in types])",
+        *(["    self.canonicalise_attributes()"] if hasattr(cls, "canonicalise_attributes") else []),
+        "    _types = self.infer()",
+        "    if _types.__class__ is tuple:",
+        "        self.results = tuple([_Value(self, t) for t in _types])",
         "    else:",
-        "        self.results = (Value(self, types),)",
+        "        _value = _new(_Value)",
+        "        _value.op = self",
+        "        _value.type = _types",
+        "        _value.uses = {}",
+        "        _value.name = None",
+        "        self.results = (_value,)",
     ]
-    scope: dict[str, Any] = {"Value": value_class}
+    # Names with an underscore cannot meet a field's name.
+    scope: dict[str, Any] = {"_Value": cls.value_class, "_cls": cls, "_new": object.__new__}
     scope.update({f"canonical_{annotation}": convert for annotation, convert in _CANONICAL_FORM.items()})
     scope.update({ARGUMENT_DEFAULT_PREFIX + f.name: f.default for f in fields if f.default is not REQUIRED})
-    exec("\n".join(lines), scope)
-    constructor = scope["__init__"]
-    constructor.__qualname__ = f"{opname}.__init__"
-    constructor.__doc__ = f"Build a detached {opname} and infer its result types."
-    return constructor
+    initialise = [f"def __init__(self, {parameters}):", *body]
+    make = [f"def make({parameters}):", "    self = _new(_cls)", *body, "    return self.results[0]"]
+    exec("\n".join([*initialise, *make]), scope)
+    scope["__init__"].__qualname__ = f"{opname}.__init__"
+    scope["__init__"].__doc__ = f"Build a detached {opname} and infer its result types."
+    return scope["__init__"], scope["make"]
 
 
 def _operand_accessor(index: int, kind: FieldKind) -> property:
@@ -175,7 +183,8 @@ class OpMeta(type):
         if opname:
             if opname in OPS:
                 raise TypeError(f"two op classes are called {opname}: {OPS[opname].__module__} and {cls.__module__}")
-            cls.__init__ = _constructor(opname, fields, hasattr(cls, "canonicalise_attributes"), cls.value_class)
+            cls.__init__, make = _constructors(cls)
+            cls.make = staticmethod(make)
             OPS[opname] = cls
         return cls
 
