@@ -1,0 +1,104 @@
+"""The `hf` backend: a directory that transformers loads, for what a config.json can say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from irlab.errors import LegalityError
+from irlab.ir import Module
+from irlab.options import Bytes
+from irlab.passmgr import Context, type_bytes
+from irlab.target import Backend, PlanRow, Runtime
+
+if TYPE_CHECKING:
+    from irlab.weights import WeightSymbol
+
+_TOLERANCE = {"f32": 1e-2, "f64": 1e-2}
+_HALF_TOLERANCE = 5e-2
+"""The largest logit difference allowed, by the dtype that the model computes in."""
+
+_SHARD_BYTES = Bytes(5_000_000_000)
+"""As transformers' save_pretrained used to choose: what a hub file may comfortably be."""
+
+
+@dataclass(frozen=True)
+class HF(Backend, name="hf"):
+    """A Hugging Face directory that AutoModelForCausalLM.from_pretrained loads: config.json and safetensors.
+
+    config.json follows the graph where it can (widths, layers, eps, activation, rope, biases, tied embeddings); the
+    result is lifted again and compared with the graph op by op, so that what transformers computes is what the graph
+    computes. Anything else is refused, naming the first op that differs. Encoded weights are stored decoded, in the
+    dtype of the model: no smaller, but with the values that the other targets compute with. A kv-cache is dropped:
+    transformers keeps its own.
+    """
+
+    shard: Bytes = _SHARD_BYTES
+
+    writes_directory = True
+
+    def plan(self, module: Module) -> list[PlanRow]:
+        from irlab.backends.hf.decoding import encodings, model_dtype
+        from irlab.backends.hf.proof import prove
+
+        dtype = model_dtype(module.graph)
+        rows = [
+            PlanRow(f"{count} weights in {encoding}", "emulated", f"stored decoded, as {dtype}: no smaller")
+            for encoding, count in encodings(module.graph).items()
+        ]
+        try:
+            proof = prove(module)
+        except LegalityError as error:
+            return [PlanRow("the graph", "none", str(error)), *rows]
+        rows += [PlanRow(f"{name} = {value}", "native", "set in config.json") for name, value in proof.changed.items()]
+        architecture = module.metadata.get("architecture", "transformers")
+        return [PlanRow("the graph", "native", f"equal op by op to what {architecture} computes"), *rows]
+
+    def legalise(self, module: Module, ctx: Context) -> Module:
+        from irlab.backends.hf.decoding import encodings
+        from irlab.backends.hf.files import companions
+        from irlab.backends.hf.proof import prove
+
+        companions(module)
+        proof = prove(module)
+        stored = encodings(module.graph)
+        module.graph = proof.graph
+        module.metadata["config"] = proof.config
+        module.metadata["tensors"] = {name: symbol.name for name, symbol in proof.tensors.items()}
+        module.metadata["decoded"] = dict(stored)
+        return module
+
+    def estimate_bytes(self, module: Module) -> int:
+        return sum(type_bytes(symbol.type) for symbol in _tensors(module)) + (1 << 20)
+
+    def write(self, module: Module, out: Path, ctx: Context) -> None:
+        from irlab.backends.hf.files import copy_companions, model_card, write_json, write_weights
+
+        write_weights(_tensors(module), out, self.shard, ctx)
+        copy_companions(module, out)
+        write_json(out / "config.json", module.metadata["config"])
+        if module.metadata.get("generation_config"):
+            write_json(out / "generation_config.json", module.metadata["generation_config"])
+        notes = [
+            f"{count} weights hold the values of {encoding}." for encoding, count in module.metadata["decoded"].items()
+        ]
+        (out / "README.md").write_text(model_card(module, notes), "utf-8")
+
+    def float_tolerance(self, module: Module) -> float:
+        from irlab.backends.hf.decoding import model_dtype
+
+        return _TOLERANCE.get(model_dtype(module.graph).name, _HALF_TOLERANCE)
+
+    def runtime(self) -> Runtime:
+        from irlab.backends.hf.transformers_runtime import Transformers
+
+        return Transformers()
+
+
+def _tensors(module: Module) -> list[WeightSymbol]:
+    """The weights of a legalised module under the names that transformers loads them by."""
+    from irlab.weights import WeightSymbol
+
+    weights = module.weights
+    return [WeightSymbol(name, weights[ours].recipe) for name, ours in module.metadata["tensors"].items()]

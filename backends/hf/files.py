@@ -1,0 +1,102 @@
+"""How is a proven module laid out as a Hugging Face directory?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from irlab.checkpoint import INDEX_FILE, SINGLE_FILE
+from irlab.errors import InputError
+from irlab.ir import Module
+from irlab.passmgr import Context, type_bytes
+from irlab.weights import WeightSymbol, finite_rows, stream
+from irlab.weights.safetensors import SafetensorsWriter
+
+_COMPANIONS: Final = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+"""What goes along with a model that is not made from the graph: its tokenizer and its terms."""
+
+
+def companions(module: Module) -> list[tuple[Path, str]]:
+    """The files to copy and where to, relative to the output. Raises InputError if their directory has gone."""
+    named = module.metadata.get("tokenizer")
+    if not named:
+        return []
+    directory = Path(named)
+    if not directory.is_dir():
+        raise InputError(f"the tokenizer's directory {directory} does not exist", "the module was made from it")
+    found = {path: str(path.relative_to(directory)) for pattern in _COMPANIONS for path in directory.glob(pattern)}
+    return sorted((path, name) for path, name in found.items() if path.is_file())
+
+
+def shards(tensors: Sequence[WeightSymbol], limit_bytes: int) -> dict[str, list[WeightSymbol]]:
+    """Which tensors go into which file: one file, or shards of at most `limit_bytes` (or one larger tensor)."""
+    groups: list[list[WeightSymbol]] = [[]]
+    room = limit_bytes
+    for tensor in tensors:
+        size = type_bytes(tensor.type)
+        if size > room and groups[-1]:
+            groups.append([])
+            room = limit_bytes
+        groups[-1].append(tensor)
+        room -= size
+    if len(groups) == 1:
+        return {SINGLE_FILE: groups[0]}
+    return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, 1)}
+
+
+def write_weights(tensors: Sequence[WeightSymbol], out: Path, limit_bytes: int, ctx: Context) -> None:
+    """The safetensors files, and their index if there are several; a few chunks of rows are in memory at a time."""
+    layout = shards(tensors, limit_bytes)
+    for file, group in layout.items():
+        types = {symbol.name: symbol.type for symbol in group}
+        with SafetensorsWriter(out / file, types, {"format": "pt"}) as writer:
+            chunks = stream(group, finite_rows, jobs=ctx.jobs)
+            total = sum(len(list(symbol.recipe.chunks(16 << 20))) for symbol in group)
+            for chunk in ctx.progress.track(chunks, f"writing {file}", total):
+                writer.write(chunk.symbol.name, chunk.value)
+    if len(layout) > 1:
+        index = {
+            "metadata": {"total_size": sum(type_bytes(symbol.type) for symbol in tensors)},
+            "weight_map": {symbol.name: file for file, group in layout.items() for symbol in group},
+        }
+        write_json(out / INDEX_FILE, index)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """As Hugging Face formats its files."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def copy_companions(module: Module, out: Path) -> None:
+    """Copy tokenizer and licence files; links (the Hugging Face cache is made of them) are followed."""
+    for source, name in companions(module):
+        target = out / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def model_card(module: Module, notes: Sequence[str]) -> str:
+    """README.md: the licence and base model that came with the input, and what was done. JSON is YAML."""
+    header: dict[str, Any] = {"library_name": "transformers", "tags": ["irlab"]}
+    for ours, theirs in (("licence", "license"), ("base_model", "base_model")):
+        if module.metadata.get(ours):
+            header[theirs] = module.metadata[ours]
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
+    body = [f"# {module.name}", "", "Written by irlab.", *[f"\n* {note}" for note in notes]]
+    return "\n".join(["---", *lines, "---", "", *body]) + "\n"
