@@ -1,10 +1,33 @@
 """IR text: what a module looks like to a reader, and how it is read back.
 
-words.py       names, quotes, reserved words       cursor.py      white space, tokens, error positions
-attributes.py  values as text, what may be left out  values.py    text as values: sizes, types, lists, recipes
-recipes.py     weight recipes as expressions       signatures.py  how op classes are called
-printer.py     module -> text                      graphs.py      text -> graph
-                                                   parser.py      text -> module
+    irlab 1
+    module "name" {licence="mit"}
+
+    @norm.weight : bf16[64] = file("model.safetensors", "norm.weight")
+
+    graph(%x: bf16[batch, 64]) {
+      %0 = nn.rms_norm(%x, @norm.weight) {eps=1e-05} : bf16[batch, 64]  loc("model.norm")
+      return y=%0
+    }
+
+    module    = "irlab" 1  "module" STRING [{NAME = value, ...}]  {weight}  "graph" graph
+    weight    = @NAME : type = recipe                 recipe = WORD(value or recipe, ..., WORD=value, ...)
+    graph     = (%NAME: type, ...) { {op} "return" NAME=operand, ... }
+    op        = [%NAME, ... =] callee(operand, ...) [{WORD=value, ...}] [: type, ...] [loc] {WORD graph}
+    callee    = WORD.WORD | "call" @NAME              loc = loc(STRING, source=STRING, made_by=STRING)
+    operand   = %NAME | @NAME | DTYPE(number) | none
+    type      = DTYPE[size, ...] | encoding[size, ...]
+    value     = number | STRING | true | false | none | DTYPE | type | encoding | size | [value, ...] | {value: value}
+
+A NAME that is not a plain word is a STRING. Weights and constants of rank 0 stand where they are used. Left out are: an
+attribute that equals its default; a required one that repeats the result type (the shape of a reshape); operands missing
+at the end; a type, in text written by hand. Comments are `# ...`, or lines that begin with `//`.
+
+    words.py       names, quotes, reserved words         cursor.py      white space, tokens, error positions
+    attributes.py  values as text, what may be left out  values.py      text as values: sizes, types, lists, recipes
+    recipes.py     weight recipes as expressions         signatures.py  how op classes are called
+    printer.py     module -> text                        graphs.py      text -> graph
+                                                         parser.py      text -> module
 """
 
 from __future__ import annotations

@@ -38,13 +38,13 @@ _Plan: TypeAlias = "tuple[str, list[_AttributeWriter]]"
 
 
 def print_module(module: Module, directory: Path | None = None) -> str:
-    """The whole module as IR text; `parse_module` reads it back. Weight files are named relative to `directory`, or
-    else to the directory of the module, or else as they are."""
+    """The whole module as IR text; `parse_module` reads it back. Weight files are named relative to `directory`, where
+    the text will lie; without it as they are, so that `parse(str(module))` finds them."""
     symbols: dict[int, WeightSymbol] = {}
     graph = _GraphPrinter(module.graph, "", symbols).lines("graph")
     for unused in module.weights.values():
         symbols.setdefault(id(unused), unused)
-    table = _weight_table(_distinct(symbols.values()), directory or module.directory)
+    table = _weight_table(_distinct(symbols.values()), directory)
     return "\n".join([f"irlab {VERSION}", *_header(module), "", *table, *([""] if table else []), *graph, ""])
 
 
