@@ -6,6 +6,7 @@ weights are stored as their packed parts: `NAME:codes`, `NAME:scales` ...
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,19 @@ from .errors import InputError, IRError
 from .ir import Module
 from .types import TensorType
 from .weight_uses import replace_weights
-from .weights import Array, Chunk, File, Parts, Recipe, WeightSymbol, finite_codes, finite_rows, static_shape, stream
+from .weights import (
+    Array,
+    Chunk,
+    File,
+    Literal,
+    Parts,
+    Recipe,
+    WeightSymbol,
+    finite_codes,
+    finite_rows,
+    static_shape,
+    stream,
+)
 from .weights.recipe import AnyArray
 from .weights.safetensors import SafetensorsWriter
 
@@ -51,11 +64,13 @@ def read_directory(path: Path) -> Module:
 def owned_bytes(module: Module, embed: bool = False) -> int:
     """The bytes of weights that `write_directory` would write."""
     types = [kind for symbol in _owned(module, embed) for kind in _parts(symbol).values()]
-    return sum(int(kind.size) * kind.dtype.bits // 8 for kind in types)  # type: ignore[arg-type]
+    return sum(math.prod(static_shape(kind)) * kind.dtype.bits // 8 for kind in types)
 
 
 def _owned(module: Module, embed: bool) -> list[WeightSymbol]:
-    return [symbol for symbol in module.weights.values() if embed or _in_memory(symbol.recipe)]
+    # Literals stand in the text, so they are copied with it.
+    symbols = [symbol for symbol in module.weights.values() if not isinstance(symbol.recipe, Literal)]
+    return [symbol for symbol in symbols if embed or _in_memory(symbol.recipe)]
 
 
 def _in_memory(recipe: Recipe) -> bool:
