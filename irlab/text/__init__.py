@@ -19,9 +19,9 @@
     type      = DTYPE[size, ...] | encoding[size, ...]
     value     = number | STRING | true | false | none | DTYPE | type | encoding | size | [value, ...] | {value: value}
 
-A NAME that is not a plain word is a STRING. Weights and constants of rank 0 stand where they are used. Left out are: an
-attribute that equals its default; a required one that repeats the result type (the shape of a reshape); operands missing
-at the end; a type, in text written by hand. Comments are `# ...`, or lines that begin with `//`.
+A NAME that is not a plain word is a STRING. Weights and constants of rank 0 stand where they are used. Left out are
+attributes that equal their default, required ones that repeat the result type (the shape of a reshape), and operands
+missing at the end; text written by hand may leave out types. Comments are `# ...`, and lines that begin with `//`.
 
     words.py       names, quotes, reserved words         cursor.py      white space, tokens, error positions
     attributes.py  values as text, what may be left out  values.py      text as values: sizes, types, lists, recipes

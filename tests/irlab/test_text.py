@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from strategies import attribute_values, modules, odd_names, weight_symbols
 
 import irlab
+import irlab.text
 from irlab import GraphBuilder, dims, nn, prim
 from irlab.errors import IRError, IrlabError, ParseError
 from irlab.ir import Graph, Loc, Module, Weight
@@ -58,6 +60,11 @@ def test_the_printed_form() -> None:
         "  return out=%1\n"
         "}\n"
     )
+
+
+def test_the_documented_example_is_what_is_printed() -> None:
+    example = textwrap.dedent((irlab.text.__doc__ or "").partition("\n\n")[2].partition("    module    =")[0]).strip()
+    assert str(parse_module(example)) == example + "\n"
 
 
 def test_an_attribute_that_repeats_the_result_type_is_left_out() -> None:
