@@ -197,7 +197,9 @@ def test_reductions_compute_as_numpy_and_keep_their_dtype(
     x = numbers(shape, data.draw(st.sampled_from(kinds)))
     axes = tuple(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)))
     keep = data.draw(st.booleans())
-    expected = reference(x, axis=axes, keepdims=keep)
+    expected = np.asarray(reference(x, axis=axes, keepdims=keep))
+    if expected.dtype == np.int64:  # NumPy widens; ours keeps its dtype and wraps
+        expected = expected.astype(x.dtype)
     np.testing.assert_allclose(run(lambda v: cls(v, axes, keep).result, x)[0], expected, rtol=1e-5, atol=1e-5)
 
 
