@@ -40,6 +40,10 @@ _LEAST_WHOLE: Final = {2: 0.5, 3: 0.5, 4: 0.5, 5: 0.75, 6: 0.8, 8: 0.9}
 """By bits: from where on every whole number of steps is tried, relative to the full grid."""
 
 
+_ROUNDING: Final = np.float32(1e-6)
+"""What a sum in f32 may be off, relatively: charged, so that no difference of sums looks better than an exact zero."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """The codes lowest..highest of an integer encoding of `bits`, and the NumPy dtype in which scales are stored."""
@@ -144,6 +148,9 @@ class _Block:
         """Codes[size, n], scales[n] and zero points[n] of the best scales found."""
         inverse, kept_zero = self.lay(self.grid.full)
         kept = self.store(_inverse(inverse))
+        if not np.isfinite(kept).all():
+            largest = float(np.abs(self.unit).max())
+            raise InputError(f"numbers as large as {largest:.3g} do not fit scales of {self.grid.scale}")
         error, _ = self.measure(kept, kept_zero)
         scale, zero = self.best_candidate()
         for _ in range(_REFINEMENTS):
@@ -152,9 +159,6 @@ class _Block:
             better = tried < error
             kept, kept_zero = np.where(better, stored, kept), np.where(better, zero, kept_zero)
             error = np.where(better, tried, error)
-        if not np.isfinite(kept).all():
-            largest = float(np.abs(self.unit).max())
-            raise InputError(f"numbers as large as {largest:.3g} do not fit scales of {self.grid.scale}")
         self.round(_inverse(self.load(kept)), kept_zero)
         return self.q + kept_zero, kept, kept_zero
 
@@ -171,7 +175,8 @@ class _Block:
             scale = (1 + fit) / inverse
             # The error of these codes is least at the fitted scale, and grows with the square of the distance from it.
             off = self.load(self.store(scale)) - scale
-            error = (error - excess * fit) / (inverse * inverse) + off * off * energy
+            error += error * _ROUNDING - excess * fit
+            error = error / (inverse * inverse) + off * off * energy
             better = error < least
             least = np.where(better, error, least)
             best = np.where(better, scale, best)
@@ -182,10 +187,10 @@ class _Block:
         """The squared error of each group under a stored scale, and the scale fitted to the codes it gives."""
         scale = self.load(stored)
         self.round(_inverse(scale), zero)
-        np.multiply(self.q, scale, out=self.rest)
+        with np.errstate(invalid="ignore"):  # 0 * inf: a scale too large to store has the error NaN, and never wins
+            np.multiply(self.q, scale, out=self.rest)
         np.subtract(self.y, self.rest, out=self.rest)
         error, excess, energy = self.sums()
-        error[~np.isfinite(scale)] = np.inf
         return error, scale + excess / energy
 
     def lay(self, steps: float) -> tuple[Floats, Floats]:
