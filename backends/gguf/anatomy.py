@@ -75,10 +75,10 @@ class Head(Rule):
 
 
 class Embed(Rule):
-    """The token embedding."""
+    """The token embedding, perhaps cast to the dtype of the layers."""
 
     def pattern(self) -> Pattern:
-        return p.embedding(p.var("ids"), p.var("weight"))
+        return p.maybe(p.cast, p.embedding(p.var("ids"), p.var("weight")))
 
 
 @dataclass

@@ -124,7 +124,8 @@ def choose(decoder: Decoder, rope: RopeForm | None) -> tuple[Architecture | None
     for reasons, architecture in tried:
         if not reasons:
             return architecture, ""
-    reasons, nearest = min(tried, key=lambda t: len(t[0]))
+    # Of equally near ones the last: it is the more general architecture.
+    reasons, nearest = min(reversed(tried), key=lambda t: len(t[0]))
     return None, f"nearest is '{nearest.name}', but {reasons[0]}"
 
 

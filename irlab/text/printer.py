@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from ..errors import IRError
 from ..ir import UNKNOWN_LOC, Graph, Loc, Module, Op, Return, Value, Weight
-from ..opdef import REQUIRED
+from ..opdef import REQUIRED, Field
 from ..ops.call import Call
 from ..ops.literals import Constant
 from ..types import DType, Kind, TensorType
@@ -333,12 +333,18 @@ class _GraphPrinter:
         return lines
 
 
+def _tells_by_default(cls: type[Op], field: Field) -> bool:
+    """Whether the default says something a reader of an LLM-level op wants to see: eps=1e-06, activation="silu". Not
+    so what is off, on, absent or 1."""
+    return cls.opname.startswith("nn.") and field.default not in (False, None, "", 1)
+
+
 def _attribute_writers(cls: type[Op]) -> list[_AttributeWriter]:
     writers: list[_AttributeWriter] = []
     for field in cls.fields:
         # The target of a call stands in its name.
         if field.name in cls.attribute_names and not (cls is Call and field.name == "target"):
             write = field_writer(field)
-            default = None if field.default is REQUIRED else write(field.default)
+            default = None if field.default is REQUIRED or _tells_by_default(cls, field) else write(field.default)
             writers.append((field.name, write, default, repeats_types(field)))
     return writers
