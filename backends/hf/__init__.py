@@ -29,9 +29,11 @@ class HF(Backend, name="hf"):
 
     config.json follows the graph where it can (widths, layers, eps, activation, rope, biases, tied embeddings); the
     result is lifted again and compared with the graph op by op, so that what transformers computes is what the graph
-    computes. Anything else is refused, naming the first op that differs. Encoded weights are stored decoded, in the
-    dtype of the model: no smaller, but with the values that the other targets compute with. A kv-cache is dropped:
-    transformers keeps its own.
+    computes. Anything else is refused, naming the first op that differs. Weights are found by their place in the graph,
+    not by name. Encoded ones are stored decoded, rounded to the dtype of the model: no smaller, for evaluation. A
+    kv-cache is left out: transformers keeps its own.
+
+    `shard`: the largest size of one safetensors file.
     """
 
     shard: Bytes = _SHARD_BYTES
@@ -60,7 +62,7 @@ class HF(Backend, name="hf"):
         from irlab.backends.hf.files import companions
         from irlab.backends.hf.proof import prove
 
-        companions(module)
+        companions(module)  # refuses before the work, if they have gone
         proof = prove(module)
         stored = encodings(module.graph)
         module.graph = proof.graph
@@ -70,7 +72,10 @@ class HF(Backend, name="hf"):
         return module
 
     def estimate_bytes(self, module: Module) -> int:
-        return sum(type_bytes(symbol.type) for symbol in _tensors(module)) + (1 << 20)
+        from irlab.backends.hf.files import companions
+
+        copied = sum(path.stat().st_size for path, _ in companions(module))
+        return sum(type_bytes(symbol.type) for symbol in _tensors(module)) + copied + (1 << 20)
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:
         from irlab.backends.hf.files import copy_companions, model_card, write_json, write_weights
@@ -80,10 +85,7 @@ class HF(Backend, name="hf"):
         write_json(out / "config.json", module.metadata["config"])
         if module.metadata.get("generation_config"):
             write_json(out / "generation_config.json", module.metadata["generation_config"])
-        notes = [
-            f"{count} weights hold the values of {encoding}." for encoding, count in module.metadata["decoded"].items()
-        ]
-        (out / "README.md").write_text(model_card(module, notes), "utf-8")
+        (out / "README.md").write_text(model_card(module), "utf-8")
 
     def float_tolerance(self, module: Module) -> float:
         from irlab.backends.hf.decoding import model_dtype

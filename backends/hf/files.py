@@ -91,12 +91,15 @@ def copy_companions(module: Module, out: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def model_card(module: Module, notes: Sequence[str]) -> str:
-    """README.md: the licence and base model that came with the input, and what was done. JSON is YAML."""
+def model_card(module: Module) -> str:
+    """README.md: the licence and base model that came with the input, and what was done to the weights."""
     header: dict[str, Any] = {"library_name": "transformers", "tags": ["irlab"]}
     for ours, theirs in (("licence", "license"), ("base_model", "base_model")):
         if module.metadata.get(ours):
             header[theirs] = module.metadata[ours]
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
-    body = [f"# {module.name}", "", "Written by irlab.", *[f"\n* {note}" for note in notes]]
-    return "\n".join(["---", *lines, "---", "", *body]) + "\n"
+    # JSON is YAML.
+    lines = ["---", *[f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()], "---"]
+    lines += ["", f"# {module.name}", "", "Written by irlab."]
+    for encoding, count in module.metadata["decoded"].items():
+        lines.append(f"{count} of its weights were encoded as `{encoding}` and are stored decoded.")
+    return "\n".join(lines) + "\n"
