@@ -1,0 +1,71 @@
+"""One set of codes: what `quantize` made decodes to the same numbers in GGUF, by gguf-py, and in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from tiny_models import tiny_model
+
+import irlab
+from irlab import GraphBuilder, nn
+from irlab.weights import WeightSymbol
+
+MATRICES = {
+    "blk.0.attn_v.weight": "model.layers.0.self_attn.v_proj.weight",
+    "blk.1.attn_output.weight": "model.layers.1.self_attn.o_proj.weight",
+    "blk.2.ffn_down.weight": "model.layers.2.mlp.down_proj.weight",
+    "blk.2.ffn_gate.weight": "model.layers.2.mlp.gate_proj.weight",
+}
+
+
+def through_onnx_runtime(symbol: WeightSymbol, out: Path, profile: str) -> np.ndarray:
+    """The numbers that ONNX Runtime sees in an encoded weight: a linear layer of it alone, fed the identity."""
+    columns = symbol.type.shape[1]
+    b = GraphBuilder()
+    x = b.input("x", "f32", ("n", int(columns)))
+    b.output(y=nn.linear(x, b.weight(symbol)))
+    irlab.emit(b.module(), "onnx", out, layout="plain", profile=profile)
+    options = onnxruntime.SessionOptions()
+    # Level 4 would round the identity to 8 bits; the codes are what is asked about.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+    for node in (model := onnx.load(out / "model.onnx", load_external_data=False)).graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 0
+    onnx.save(model, out / "exact.onnx")
+    session = onnxruntime.InferenceSession(out / "exact.onnx", options, providers=["CPUExecutionProvider"])
+    product: np.ndarray = session.run(["y"], {"x": np.eye(int(columns), dtype=np.float32)})[0]
+    return product.T
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+@pytest.mark.parametrize("profile", ["fast", "portable"])
+def test_gguf_and_onnx_runtime_decode_the_same_numbers(scheme: str, profile: str, tmp_path: Path) -> None:
+    module = irlab.load(tiny_model(tmp_path / "model", "qwen3"))
+    module = irlab.run(module, f"fuse,quantize{{scheme={scheme} group=32}}")
+    irlab.emit(module, "gguf", tmp_path / "m.gguf", parity=False)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    for number, (gguf_name, name) in enumerate(MATRICES.items()):
+        tensor = tensors[gguf_name]
+        from_gguf = gguf.dequantize(tensor.data, tensor.tensor_type)
+        from_onnx = through_onnx_runtime(module.weights[name], tmp_path / f"onnx{number}", profile)
+        np.testing.assert_array_equal(from_gguf, from_onnx)
+        np.testing.assert_array_equal(from_gguf, module.weights[name].recipe.read())
+
+
+def test_codes_survive_an_irlab_directory(tmp_path: Path) -> None:
+    module = irlab.load(tiny_model(tmp_path / "model", "llama"))
+    module = irlab.run(module, "fuse,quantize{scheme=int4 group=32}")
+    irlab.emit(module, "ir", tmp_path / "m.irlab", embed=True)
+    for child in (tmp_path / "model").iterdir():
+        child.unlink()
+    again = irlab.load(tmp_path / "m.irlab")
+    name = "model.layers.1.mlp.up_proj.weight"
+    irlab.emit(again, "gguf", tmp_path / "m.gguf", parity=False)
+    tensor = next(t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors if t.name == "blk.1.ffn_up.weight")
+    np.testing.assert_array_equal(gguf.dequantize(tensor.data, tensor.tensor_type), again.weights[name].recipe.read())
