@@ -1,4 +1,4 @@
-"""Checkpoints from strangers: safetensors headers and indexes that lie are refused in one line that names the tensor."""
+"""Checkpoints from strangers: headers and indexes that lie are refused in one line that names the tensor."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gguf
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -57,7 +58,7 @@ def plain_rounding(x: Floats, encoding: IntegerEncoding) -> Floats:
     """Round to nearest under the scale that just spans each group, straight from the definition."""
     group = encoding.group or x.shape[-1]
     g = x.reshape(-1, group)
-    kind = {f16: np.float16, bf16: __import__("ml_dtypes").bfloat16, f32: np.float32}[encoding.scale]
+    kind = {f16: np.float16, bf16: ml_dtypes.bfloat16, f32: np.float32}[encoding.scale]
     if encoding.symmetric:
         extreme = np.take_along_axis(g, np.abs(g).argmax(1)[:, None], 1)
         scale = (extreme / np.float32(encoding.lowest)).astype(kind).astype(np.float32)
