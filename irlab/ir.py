@@ -260,6 +260,8 @@ class Graph:
                     if producer is not None and producer.graph is not self:
                         if producer.graph is not None:
                             raise IRError(f"{current.opname} reads a value of another graph", op=current)
+                        if not producer.results:
+                            raise IRError(f"{current.opname} reads a value of an erased {producer.opname}", op=current)
                         stack.append(producer)
                         ready = False
             if ready:
@@ -317,7 +319,11 @@ class Graph:
             self._drop_use(old, op)
 
     def erase(self, op: Op) -> None:
-        """Erase an op whose results are not used, and the producers that die with it. Iterative."""
+        """Erase an op whose results are not used, and the producers that die with it. Iterative.
+
+        An erased op loses its results: the two refer to each other, and without that they are freed at once rather than
+        by the cyclic collector, whose full runs cost more than all else when a large graph is rewritten.
+        """
         stack = [op]
         index = self.index
         while stack:
@@ -332,8 +338,9 @@ class Graph:
                         producer = value.op
                         if producer is not None and producer.graph is self:
                             results = producer.results
-                            if len(results) == 1 or not any([r.uses for r in results]):
+                            if len(results) == 1 or not any(r.uses for r in results):
                                 stack.append(producer)
+            dead.results = ()
 
     def _drop_use(self, value: Value, user: Op) -> None:
         count = value.uses[user] - 1

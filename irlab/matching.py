@@ -354,12 +354,36 @@ class _Writer:
             first, second = self.fresh("x"), self.fresh("x")
             self.locals += [first, second]
             self.emit(f"{first}, {second} = {op}.operands")
-            orders = f"(({first}, {second}), ({second}, {first}))"
-            self.loop(names, orders, lambda: self.each_operand(pattern, names, then))
+            self.either_order(pattern, names, first, second, lambda: self.each_operand(pattern, names, then))
         else:
             self.locals += names
             self.emit(f"{', '.join(targets)}, = {op}.operands")
             self.each_operand(pattern, names, then)
+
+    def either_order(self, pattern: OpPattern, names: list[str], first: str, second: str, then: Continuation) -> None:
+        """Match the operands of a commutative op in both orders, or in the one that their producers leave."""
+        one, other = names
+        left, right = map(producers, pattern.operands)
+        if left is not None and right is not None and left.isdisjoint(right):
+            self.emit(f"if {self.is_made_by(first, left)}:")
+            self.emit(f"    {one} = {first}; {other} = {second}")
+            self.emit("else:")
+            self.emit(f"    {one} = {second}; {other} = {first}")
+            self.locals += names
+            then()
+            return
+        as_is, swapped = f"({first}, {second})", f"({second}, {first})"
+        orders = f"({as_is}, {swapped})"
+        if left is not None:
+            orders = f"({orders} if {self.is_made_by(first, left)} else ({swapped},))"
+        elif right is not None:
+            orders = f"({orders} if {self.is_made_by(second, right)} else ({swapped},))"
+        self.loop(names, orders, then)
+
+    def is_made_by(self, val: str, classes: frozenset[type[Op]]) -> str:
+        if len(classes) == 1:
+            return f"type({val}.op) is {self.constant(*classes)}"
+        return f"type({val}.op) in {self.constant(classes)}"
 
     def symmetric(self, pattern: OpPattern) -> bool:
         """Whether the other order of a commutative op would say nothing new."""
@@ -454,5 +478,6 @@ class _Writer:
             self.emit(f"m.{name} = {known}")
         if self.where is not None:
             self.scope["where"] = self.where
-            self.guard("refusal(where(m)) is None")
+            self.emit("verdict = where(m)")
+            self.guard("verdict is True or refusal(verdict) is None")
         self.emit("return m")

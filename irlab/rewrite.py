@@ -148,14 +148,14 @@ def rewrite(
 class _Entry:
     """One matcher of one rule, with what the driver needs at hand."""
 
-    __slots__ = ("declined", "expected", "hits", "locs", "match", "matcher", "rewrite", "rule", "seconds", "simple")
+    __slots__ = ("declined", "expected", "hits", "locs", "match", "matcher", "rewrite", "rule", "seconds", "single")
 
     def __init__(self, rule: Rule, matcher: Matcher, timing: bool) -> None:
         self.rule, self.matcher = rule, matcher
         self.match: Callable[[Op], Match | None] = matcher.match
         self.rewrite: Callable[[Match], Value | tuple[Value, ...]] = rule.rewrite
         self.hits, self.declined, self.seconds = 0, 0, 0.0
-        self.simple = len(rule.patterns) == 1
+        self.single = len(rule.patterns) == 1
         self.locs: dict[Loc | None, Loc] = {}
         if timing:
             self.match, self.rewrite = self.timed(self.match), self.timed(self.rewrite)
@@ -230,63 +230,87 @@ class _Driver:
                     continue
                 if rewritten == allowance:
                     raise self.never_settles(op)
-                if self.apply(graph, entry, m, work):
+                try:
+                    made = entry.rewrite(m)
+                except IrlabError as error:
+                    error.message = f"rule {entry.rule.name}: {error.message}"
+                    raise
+                if self.replace(graph, entry, m, made, work):
                     entry.hits += 1
                     rewritten += 1
                     break
         return rewritten
 
-    def apply(self, graph: Graph, entry: _Entry, m: Match, work: list[Op]) -> bool:
-        rule = entry.rule
+    def replace(self, graph: Graph, entry: _Entry, m: Match, made: Value | tuple[Value, ...], work: list[Op]) -> bool:
+        """Put what a rule made in the place of what it matched; False where that would make a cycle."""
         root = m.root
-        try:
-            made = entry.rewrite(m)
-        except IrlabError as error:
-            error.message = f"rule {rule.name}: {error.message}"
-            raise
-        new: tuple[Value, ...] = made if type(made) is tuple else (made,)  # type: ignore[assignment]
-        old = root.results if entry.simple else tuple([r for one in m.roots for r in one.results])
+        old = root.results
+        if entry.single and len(old) == 1 and type(made) is Value:
+            # Written out, because nearly all rewrites are of this kind; below is the same for any number of values.
+            before = old[0]
+            if made.type is not before.type or made is before:
+                raise self.misfit(entry, m, before, made)
+            if self.check is not None:
+                self.check(entry.rule, m, (made,))
+            producer = made.op
+            if producer is not None and producer.graph is None:
+                self.attach(graph, entry, root, producer, before, work)
+            if self.on_event is not None:
+                self.on_event(entry.rule, m, (made,))
+            self.move_uses(graph, before, made, work)
+            graph.erase(root)
+            return True
+
+        new = made if isinstance(made, tuple) else (made,)
+        roots = m.roots
+        old = tuple([result for each in roots for result in each.results])
         if len(new) != len(old):
-            raise IRError(f"rule {rule.name} replaces {len(old)} values by {len(new)}", op=root)
+            raise IRError(f"rule {entry.rule.name} replaces {len(old)} values by {len(new)}", op=root)
         for before, after in zip(old, new):
-            if type(after) is not Value:
-                raise IRError(f"rule {rule.name}: rewrite gave {after!r}", "return a value", root)
-            if after.type is not before.type:
-                raise IRError(
-                    f"rule {rule.name} replaces a value of type {before.type} by one of type {after.type}", op=root
-                )
-            if after in old:
-                raise IRError(f"rule {rule.name} replaces a value by itself", op=root)
-        if not entry.simple and cycle_reason(m, new):
+            if type(after) is not Value or after.type is not before.type or after in old:
+                raise self.misfit(entry, m, before, after)
+        if len(roots) > 1 and cycle_reason(m, new):
             entry.declined += 1
             return False
         if self.check is not None:
-            self.check(rule, m, new)
-        loc = entry.locs.get(root.loc) or entry.loc(root.loc)
-        by_class = self.by_class
+            self.check(entry.rule, m, new)
         for before, after in zip(old, new):
-            producer = after.op
-            if producer is not None and producer.graph is None:
-                readers = len(before.uses)
-                for fresh in graph.attach(producer, root.seq, loc):
-                    if type(fresh) in by_class:
-                        work.append(fresh)
-                if len(before.uses) != readers:
-                    raise IRError(f"rule {rule.name}: the replacement reads the value that it replaces", op=root)
+            if after.op is not None and after.op.graph is None:
+                self.attach(graph, entry, root, after.op, before, work)
         if self.on_event is not None:
-            self.on_event(rule, m, new)
+            self.on_event(entry.rule, m, new)
         for before, after in zip(old, new):
-            for user in before.uses:
-                if type(user) in by_class:
-                    work.append(user)
-            graph.replace_uses(before, after)
-        if entry.simple:
-            graph.erase(root)
-        else:
-            for one in m.roots:
-                if one.graph is not None:
-                    graph.erase(one)
+            self.move_uses(graph, before, after, work)
+        for each in roots:
+            if each.graph is not None:
+                graph.erase(each)
         return True
+
+    def attach(self, graph: Graph, entry: _Entry, root: Op, new: Op, before: Value, work: list[Op]) -> None:
+        """Attach a new expression in the place of `root`; every op it brings may match something."""
+        by_class = self.by_class
+        readers = len(before.uses)
+        for op in graph.attach(new, root.seq, entry.locs.get(root.loc) or entry.loc(root.loc)):
+            if type(op) in by_class:
+                work.append(op)
+        if len(before.uses) != readers:
+            raise IRError(f"rule {entry.rule.name}: the replacement reads the value that it replaces", op=root)
+
+    def move_uses(self, graph: Graph, before: Value, after: Value, work: list[Op]) -> None:
+        """Let the readers of `before` read `after`; they may match something now."""
+        by_class = self.by_class
+        for user in before.uses:
+            if type(user) in by_class:
+                work.append(user)
+        graph.replace_uses(before, after)
+
+    def misfit(self, entry: _Entry, m: Match, before: Value, after: object) -> IRError:
+        name = entry.rule.name
+        if type(after) is not Value:
+            return IRError(f"rule {name}: rewrite gave {after!r}", "return a value", m.root)
+        if after.type is before.type:
+            return IRError(f"rule {name} replaces a value by itself", op=m.root)
+        return IRError(f"rule {name} replaces a value of type {before.type} by one of type {after.type}", op=m.root)
 
     def never_settles(self, op: Op) -> IRError:
         busiest = max(self.entries, key=lambda entry: entry.hits).rule

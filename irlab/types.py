@@ -32,10 +32,11 @@ class Kind(Enum):
 class DType:
     """A plain element type. `bits` is its size in memory; the instances of this module are the only ones."""
 
-    __slots__ = ("bits", "kind", "name")
+    __slots__ = ("bits", "is_float", "is_int", "kind", "name")
 
     def __init__(self, name: str, bits: int, kind: Kind) -> None:
         self.name, self.bits, self.kind = name, bits, kind
+        self.is_float, self.is_int = kind is Kind.FLOAT, kind is Kind.INT
 
     def __str__(self) -> str:
         return self.name
@@ -44,14 +45,6 @@ class DType:
 
     def __reduce__(self) -> str:
         return self.name
-
-    @property
-    def is_float(self) -> bool:
-        return self.kind is Kind.FLOAT
-
-    @property
-    def is_int(self) -> bool:
-        return self.kind is Kind.INT
 
 
 bool_ = DType("bool", 8, Kind.BOOL)
@@ -75,18 +68,12 @@ def dtype(name: str | DType) -> DType:
 class TensorType:
     """An element and a shape. Made by `tensor`; compare with `is`."""
 
-    __slots__ = ("element", "shape")
+    __slots__ = ("dtype", "element", "encoding", "shape")
     element: DType | Encoding
     shape: Shape
-
-    @property
-    def dtype(self) -> DType:
-        """The numbers as seen by arithmetic: an encoded tensor's are those that decoding yields."""
-        return self.element if isinstance(self.element, DType) else self.element.decoded
-
-    @property
-    def encoding(self) -> Encoding | None:
-        return None if isinstance(self.element, DType) else self.element
+    dtype: DType
+    """The numbers as seen by arithmetic: an encoded tensor's are those that decoding yields."""
+    encoding: Encoding | None
 
     @property
     def rank(self) -> int:
@@ -126,6 +113,8 @@ def tensor(element: DType | Encoding | str, shape: Shape) -> TensorType:
     found = _interned.get(key)
     if found is None:
         found = TensorType.__new__(TensorType)
-        found.element, found.shape = key
+        found.element, found.shape = element, shape = key
+        found.dtype = element if isinstance(element, DType) else element.decoded
+        found.encoding = None if isinstance(element, DType) else element
         _interned[key] = found
     return found

@@ -131,10 +131,11 @@ class LayerNorm(NNOp, opname="nn.layer_norm"):
 
 def _norm_type(op: Op, x: Value, *parameters: Value | None) -> TensorType:
     t = require_float(op, x)
+    vector = tensor(t.dtype, t.shape[-1:])
     for parameter in parameters:
-        if parameter is not None and parameter.type is not tensor(t.dtype, t.shape[-1:]):
+        if parameter is not None and parameter.type is not vector:
             raise fail(op, "weight and bias must be one vector over the last axis, in the dtype of x")
-    return tensor(t.dtype, t.shape)
+    return t if t.encoding is None else tensor(t.dtype, t.shape)
 
 
 class Rope(NNOp, opname="nn.rope"):
