@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from .errors import InputError
 from .ir import Module
 from .options import Configurable
 
@@ -43,6 +44,10 @@ class Frontend(ABC):
     @abstractmethod
     def load(self, source: str, request: LoadRequest) -> Module:
         """Lift `source`; raises InputError in one line."""
+
+    def load_object(self, source: object, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Module:
+        """Lift a live Python object, such as a torch module with example inputs."""
+        raise InputError(f"the frontend {self.name} lifts no Python objects")
 
 
 Holding = Literal["native", "emulated", "special", "none"]
