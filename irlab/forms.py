@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from .ir import Op, Value
 from .ops.literals import Constant
@@ -198,6 +198,41 @@ def producers(pattern: Pattern | None) -> frozenset[type[Op]] | None:
             inner_classes = producers(pattern.inner)
             return None if inner_classes is None else inner_classes | {pattern.wrapper.cls}
     return None
+
+
+Outline: TypeAlias = "type | tuple[Any, ...]"
+"""The class of an op (NoneType for no op); with those of the producers of its operands behind it, if they are known."""
+
+
+def outline(op: Op | None, depth: int) -> Outline:
+    """The outline of an op down to `depth` levels of producers."""
+    if op is None or not depth:
+        return type(op)
+    return (type(op), *[outline(None if value is None else value.op, depth - 1) for value in op.operands])
+
+
+def admits(pattern: Pattern | None, of: Outline) -> bool:
+    """Whether `pattern` could match the value of an op of this outline. False only if it cannot."""
+    cls, *below = of if isinstance(of, tuple) else (of,)
+    match pattern:
+        case None:
+            return cls is type(None)
+        case Number():
+            return cls is Constant
+        case Named():
+            return admits(pattern.inner, of)
+        case Result():
+            return admits(pattern.op, of)
+        case Maybe():
+            return admits(pattern.wrapper, of) or admits(pattern.inner, of)
+        case OpPattern():
+            if cls is not pattern.cls:
+                return False
+            if not isinstance(of, tuple) or any(isinstance(operand, Rest) for operand in pattern.operands):
+                return True
+            orders = [below, below[::-1]] if pattern.cls.commutative else [below]
+            return len(below) == len(pattern.operands) and any(all(map(admits, pattern.operands, o)) for o in orders)
+    return True
 
 
 def reach(value: Value | None, cls: type[Op], depth: int) -> list[Op]:

@@ -13,7 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from .forms import Form, anchor, forms, has_one_result, inside, matching_order, parent_counts, producers, reach
+from .forms import (
+    Form,
+    Outline,
+    admits,
+    anchor,
+    forms,
+    has_one_result,
+    inside,
+    matching_order,
+    parent_counts,
+    producers,
+    reach,
+)
 from .ir import Op
 from .ops.literals import Constant
 from .pattern import (
@@ -87,16 +99,11 @@ class Matcher:
     cls: type[Op]
     match: Callable[[Any], Match | None]
     source: str
-    operand_classes: tuple[frozenset[type[Op]] | None, ...] | None
-    """Per operand, the classes its producer may have (None: any); None where the number of operands varies."""
+    root: OpPattern
 
-    def possible(self, producer_classes: tuple[type, ...]) -> bool:
-        """Whether an op whose operands are produced by ops of these classes could match."""
-        wanted = self.operand_classes
-        if wanted is None:
-            return True
-        orders = [producer_classes, producer_classes[::-1]] if self.cls.commutative else [producer_classes]
-        return any(all(w is None or c in w for w, c in zip(wanted, order)) for order in orders)
+    def possible(self, outline: Outline) -> bool:
+        """Whether an op of this outline could match."""
+        return admits(self.root, outline)
 
 
 def compile_pattern(patterns: tuple[Pattern, ...], name: str, where: Predicate | None = None) -> list[Matcher]:
@@ -146,9 +153,7 @@ class _Writer:
         linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
         exec(compile(source, filename, "exec"), self.scope)
         root = self.form.roots[0]
-        varies = any(isinstance(operand, Rest) for operand in root.operands)
-        classes = None if varies else tuple([producers(operand) for operand in root.operands])
-        return Matcher(root.cls, self.scope["match"], source, classes)
+        return Matcher(root.cls, self.scope["match"], source, root)
 
     # Lines
 

@@ -25,6 +25,7 @@ from time import perf_counter
 from typing import Any, ClassVar, Final, TypeAlias
 
 from .errors import IRError, IrlabError
+from .forms import Outline, outline
 from .ir import UNKNOWN_LOC, Graph, Loc, Op, Value
 from .matching import Match, Matcher, compile_pattern
 from .pattern import Pattern, PatternError, Variable, variables
@@ -111,6 +112,9 @@ class Rewrites:
 ALLOWANCE: Final = 64
 """Rewrites per op of the graph after which a set of rules counts as never settling."""
 
+FEW: Final = 2
+"""So many rules are tried without a closer look at the classes around an op."""
+
 
 def rewrite(
     graph: Graph,
@@ -183,7 +187,7 @@ class _Driver:
         self.by_class: dict[type[Op], list[_Entry]] = {}
         for entry in self.entries:
             self.by_class.setdefault(entry.matcher.cls, []).append(entry)
-        self.chosen: dict[tuple[type, ...], list[_Entry]] = {}
+        self.chosen: dict[Outline, list[_Entry]] = {}
         self.on_event, self.check, self.limit = on_event, check, limit
 
     def report(self, result: Rewrites) -> None:
@@ -205,12 +209,19 @@ class _Driver:
                 self.settle(region)
 
     def candidates(self, op: Op, entries: list[_Entry]) -> list[_Entry]:
-        """Those of `entries` whose patterns admit the producers of this op's operands; remembered per combination."""
-        key = (type(op), *[None.__class__ if v is None else type(v.op) for v in op.operands])
+        """Those of `entries` that the classes around `op` admit, remembered per combination of classes: so the time
+        for a rule that does not match here hardly depends on how many such rules there are."""
+        key = (type(op), *[type(None if v is None else v.op) for v in op.operands])
         found = self.chosen.get(key)
         if found is None:
-            found = self.chosen[key] = [entry for entry in entries if entry.matcher.possible(key[1:])]
-        return found
+            found = self.chosen[key] = [entry for entry in entries if entry.matcher.possible(key)]
+        if len(found) <= FEW:
+            return found
+        closer = outline(op, 2)
+        nearby = self.chosen.get(closer)
+        if nearby is None:
+            nearby = self.chosen[closer] = [entry for entry in found if entry.matcher.possible(closer)]
+        return nearby
 
     def sweep(self, graph: Graph, allowance: int) -> int:
         by_class = self.by_class
