@@ -23,7 +23,7 @@ from ..errors import InputError
 AnyArray = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
-_BLOCK_ELEMENTS: Final = 1 << 16
+_BLOCK_ELEMENTS: Final = 1 << 17
 _REFINEMENTS: Final = 2
 _SPANS: Final = {
     2: (0.6, 2.1, 14),
