@@ -7,10 +7,16 @@ captured whole (attention.py), and each distinct kind of layer is traced once (s
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from irlab.errors import InputError
 from irlab.ir import Module
 from irlab.target import Frontend, LoadRequest
+
+if TYPE_CHECKING:
+    from irlab.frontends.hf.skeleton import Skeleton
+    from irlab.frontends.hf.stamping import Stamping
+    from irlab.frontends.torch.export import Exported
 
 
 class HF(Frontend, name="hf"):
@@ -52,15 +58,13 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
     from irlab.frontends.hf.stamping import Stamping
     from irlab.frontends.hf.weights import stored_dtype, weight_references
     from irlab.frontends.torch.aten import LOWERINGS
-    from irlab.frontends.torch.export import export
     from irlab.frontends.torch.lower import Lift
 
     skeleton = create_skeleton(directory, raw, stored_dtype(checkpoint), trust_remote_code)
     model = skeleton.model
     stamping = Stamping(model if stamp else None, skeleton.config)
     tables = {**LOWERINGS, **TABLE, **stamping.table()}
-    with stamping.tracing():
-        exported = export(skeleton.entry, skeleton.args, None, skeleton.dynamic_shapes, frozenset(tables))
+    exported = _traced(skeleton, stamping, frozenset(tables))
     weights = weight_references(directory, checkpoint, computed_buffers(model), model.base_model_prefix)
     lift = Lift(exported, tables, weights, skeleton.root)
     module = Module(
@@ -68,3 +72,16 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
     )
     module.directory = directory
     return module
+
+
+def _traced(skeleton: Skeleton, stamping: Stamping, known: frozenset[str]) -> Exported:
+    from irlab.frontends.torch.export import export
+
+    while True:
+        refused = stamping.refused
+        try:
+            with stamping.tracing():
+                return export(skeleton.entry, skeleton.args, None, skeleton.dynamic_shapes, known)
+        except InputError:
+            if stamping.refused == refused:
+                raise

@@ -52,8 +52,8 @@ def create_skeleton(
         with torch.device("meta"):
             try:
                 model = auto.from_config(config, attn_implementation=implementation, **options)
-            except ValueError as error:
-                if "attention" not in str(error).lower():
+            except (ValueError, KeyError) as error:
+                if implementation not in str(error):
                     raise
                 # The model computes attention itself: it is lifted as it stands, op by op.
                 model = auto.from_config(config, attn_implementation="eager", **options)

@@ -3,7 +3,8 @@
 While the model is traced, every layer's forward is wrapped. The first call of a kind runs between two marks; later ones
 become one `stamped_layer` op, which is lowered by lowering the marked ops again under the other layer's names. Layers
 are of one kind if their modules, attributes and weights' types are equal, and they are called with the very same
-arguments but for the hidden states. A layer that asks for its own number is never stamped.
+arguments but for the hidden states. A class of layers that computes with its own number is not stamped: the
+trace fails, and is begun anew without it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from irlab.ir import Value
 
@@ -47,18 +48,29 @@ class Stamping:
         self._kinds = [_kind(layer, position, config) for _, position, layer in self._layers]
         self._seen: dict[Hashable, int] = {}
         self._kept: list[object] = []
+        self._refused: set[type] = set()
         self._bodies: dict[int, tuple[Any, list[Any], Any]] | None = None
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
         """While this is open, layers are traced as the module's docstring says."""
+        self._seen.clear()
+        self._kept.clear()
         try:
             for number, (_, _, layer) in enumerate(self._layers):
+                if type(layer) in self._refused:
+                    continue
                 layer.forward = self._wrapped(layer.forward, layer, number)
             yield
         finally:
             for _, _, layer in self._layers:
                 layer.__dict__.pop("forward", None)
+
+    @property
+    def refused(self) -> int:
+        """How many classes of layers turned out to depend on their number; after a trace fails, a new one leaves them
+        unstamped."""
+        return len(self._refused)
 
     def table(self) -> dict[str, Lowering]:
         """The lowerings of the marks."""
@@ -83,10 +95,9 @@ class Stamping:
             try:
                 with _without_number(layer):
                     out = forward(entered, *rest, **given) if args else forward(hidden_states=entered, **given)
-            except AttributeError as error:
-                if not any(name in str(error) for name in _LAYER_NUMBER):
-                    raise
-                return forward(*args, **kwargs)
+            except _NumberUsed:
+                self._refused.add(type(layer))
+                raise
             if not isinstance(out, torch.Tensor) or out.shape != hidden.shape or out.dtype != hidden.dtype:
                 return forward(*args, **kwargs)
             self._seen[key] = number
@@ -143,11 +154,28 @@ def _identity(value: Any) -> Hashable:
     return (type(value), value) if _is_plain(value) else id(value)
 
 
+class _NumberUsed(Exception):
+    """A layer computed with its own number."""
+
+
+class _Unknown:
+    """Stands for a layer's own number while the layer is traced: it may be passed on, but not looked at."""
+
+    def _used(self, *_: object) -> NoReturn:
+        raise _NumberUsed("a layer computes with its own number")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __mod__ = _used
+    __floordiv__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _used
+    __hash__ = __bool__ = __index__ = __int__ = __float__ = __str__ = __format__ = _used
+
+
 @contextmanager
 def _without_number(layer: torch.nn.Module) -> Iterator[None]:
-    """Take a layer's own number away from it, so that a layer that depends on it fails instead of being stamped."""
-    taken = [(m, name, vars(m).pop(name)) for m in layer.modules() for name in _LAYER_NUMBER if name in vars(m)]
+    """Hide a layer's own number from it, so that a layer that depends on it fails instead of being stamped."""
+    taken = [(m, name, vars(m)[name]) for m in layer.modules() for name in _LAYER_NUMBER if name in vars(m)]
     try:
+        for module, name, _ in taken:
+            vars(module)[name] = _Unknown()
         yield
     finally:
         for module, name, number in taken:

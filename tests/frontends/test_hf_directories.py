@@ -1,4 +1,4 @@
-"""What the hf frontend makes of directories: dtypes, metadata, config alone, sharded files, and bad input in one line."""
+"""What the hf frontend makes of directories: dtypes, metadata, config alone, shards, and bad input in one line."""
 
 from __future__ import annotations
 
