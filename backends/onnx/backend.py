@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from irlab.encodings import Encoding, IntegerEncoding
-from irlab.errors import LegalityError
+from irlab.errors import LegalityError, UsageError
 from irlab.ir import Module
 from irlab.passmgr import Context, type_bytes
 from irlab.target import Backend, PlanRow, Runtime
@@ -30,7 +30,8 @@ class ONNX(Backend, name="onnx"):
                auto: genai for decoders with a cache, else plain
     profile    fast: com.microsoft GroupQueryAttention (padding comes last in a row), MatMulNBits,
                GatherBlockQuantized; portable: opset 23 only
-    hybrid     two forms of each encoded matrix: 8 bits (weights and activations) for prompts, the other for tokens
+    hybrid     two forms of each encoded matrix: 8 bits (weights and activations) for prompts, the other for tokens;
+               with profile=fast
     group      group size of precision=int4 and int8
     accuracy-level  of MatMulNBits: 4 rounds activations to 8 bits, 0 does not
     max-length positions that rope tables are stored for and genai may use; 0: max_position_embeddings of the config
@@ -51,6 +52,9 @@ class ONNX(Backend, name="onnx"):
         from irlab.backends.onnx.providers import require_provider
 
         require_provider(self.ep)
+        if self.hybrid and self.profile == "portable":
+            # ONNX Runtime 1.32 does not load a blocked DequantizeLinear in a branch of If.
+            raise UsageError("onnx{hybrid=true} needs profile=fast", "leave one of the two out")
 
     def plan(self, module: Module) -> list[PlanRow]:
         from irlab.backends.onnx.plan import plan

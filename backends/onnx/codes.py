@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from irlab.backends.onnx.storage import INT4, INT8, ONNX_TYPE, UINT4, UINT8, Block, Stored, as_bytes, matrix_shape
 from irlab.encodings import Codes, IntegerEncoding
 from irlab.errors import LegalityError
+from irlab.ir import Value, Weight
 from irlab.ops import nn
 from irlab.types import DType, f32
 from irlab.weights import WeightSymbol, numpy_dtype
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from irlab.backends.onnx.emitter import Emitter
+
+
+_BLOCKS: Final = (16, 32, 64, 128, 256)
+"""Block sizes of MatMulNBits and GatherBlockQuantized."""
 
 
 def integer_encoding(symbol: WeightSymbol) -> IntegerEncoding:
@@ -33,6 +38,15 @@ def integer_encoding(symbol: WeightSymbol) -> IntegerEncoding:
             "use quantize{scheme=int4} or int8",
         )
     return encoding
+
+
+def blocked(weight: Value) -> WeightSymbol | None:
+    """The weight behind `weight`, if the block-quantised ops hold its encoding."""
+    symbol = weight.op.symbol if isinstance(weight.op, Weight) else None
+    encoding = symbol.type.encoding if symbol is not None else None
+    if isinstance(encoding, IntegerEncoding) and encoding.bits in (4, 8) and encoding.group in _BLOCKS:
+        return symbol
+    return None
 
 
 def pack_nibbles(codes: np.ndarray) -> np.ndarray:

@@ -143,13 +143,16 @@ class Emitter:
 
     # Nodes
 
-    def node(self, op_type: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> str:
-        """Add a node with intermediate outputs; gives the name of the first (the others: with _1, _2 ... after it)."""
+    def node(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one intermediate output; gives its name."""
+        return self.multiple(op_type, *inputs, domain=domain, **attributes)[0]
+
+    def multiple(self, op_type: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> list[str]:
+        """As `node`, for any number of outputs."""
         name = self._node_name(op_type)
-        first = self.unique(f"{name}_output")
-        names = [first, *(self.unique(f"{first}_{i}") for i in range(1, outputs))]
+        names = [self.unique(f"{name}_output_{i}" if i else f"{name}_output") for i in range(outputs)]
         self._append(op_type, inputs, names, name, domain, attributes)
-        return names[0]
+        return names
 
     def result(self, op: Op, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> None:
         """Add a node whose outputs are the results of `op`."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from irlab.backends.onnx.codes import blocked
 from irlab.backends.onnx.dialect import hybrid_linear
 from irlab.encodings import IntegerEncoding
-from irlab.ir import Graph, Value, Weight
+from irlab.ir import Graph, Value
 from irlab.ops import nn, prim
 from irlab.types import f32
 from irlab.weights import Concat, Decode, Encode, Recipe, WeightSymbol
@@ -19,18 +20,19 @@ PROMPT_ENCODING: Final = IntegerEncoding(8, True, 0, f32)
 
 
 def rewrite(graph: Graph) -> int:
-    """Give each linear with an encoded weight its prompt form; returns how many."""
+    """Give each linear with an block-encoded weight its prompt form; returns how many."""
     prompts: dict[str, Value] = {}
-    linears = [op for op in graph.find(nn.Linear) if op.weight.type.encoding is not None and op.x.type.rank >= 2]
-    for op in linears:
-        if not isinstance(op.weight.op, Weight):
+    count = 0
+    for op in graph.find(nn.Linear):
+        symbol = blocked(op.weight)
+        if symbol is None or op.x.type.rank < 2:
             continue
-        symbol = op.weight.op.symbol
+        count += 1
         if symbol.name not in prompts:
             prompt = WeightSymbol(f"{symbol.name}.prompt", Encode(original(symbol.recipe), PROMPT_ENCODING))
             prompts[symbol.name] = prim.weight(prompt)
         graph.replace(op, hybrid_linear(op.x, prompts[symbol.name], op.weight, op.bias), made_by="onnx-hybrid")
-    return len(linears)
+    return count
 
 
 def original(recipe: Recipe) -> Recipe:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from irlab.backends.onnx import hybrid, precision
 from irlab.backends.onnx.attention import AttentionRewriter
+from irlab.backends.onnx.codes import integer_encoding
 from irlab.backends.onnx.emitter import Lowering
 from irlab.backends.onnx.lowerings import FAST, STANDARD, calls
 from irlab.backends.onnx.storage import ONNX_TYPE
@@ -66,6 +67,8 @@ def decompose(graph: Graph, held: dict[type[Op], Lowering]) -> None:
 def check(graph: Graph, held: dict[type[Op], Lowering]) -> None:
     """Raise LegalityError, naming op and place, for what has no ONNX form."""
     for op in graph.topo():
+        if isinstance(op, Weight) and op.symbol.type.encoding is not None:
+            integer_encoding(op.symbol)
         if isinstance(op, Return | Weight):
             continue
         reason = refusal(op, held)

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from irlab.backends.onnx.lowerings import FAST, STANDARD, microsoft
+from irlab.backends.onnx import codes
+from irlab.backends.onnx.lowerings import FAST, STANDARD
 from irlab.backends.onnx.precision import compute_dtype
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn
@@ -84,7 +85,7 @@ def _encodings(module: Module, fast: bool) -> list[PlanRow]:
         encoding = op.symbol.type.encoding
         if encoding is None or str(encoding) in rows:
             continue
-        if fast and microsoft.blocked(op.result) is not None:
+        if fast and codes.blocked(op.result) is not None:
             row = PlanRow(str(encoding), "native", "MatMulNBits, the same codes")
         elif _is_integer(op):
             row = PlanRow(str(encoding), "native", "DequantizeLinear and MatMul, the same codes")

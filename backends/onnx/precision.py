@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from irlab.errors import LegalityError
-from irlab.ir import Module
+from irlab.ir import Module, Weight
+from irlab.ops.nn import NNOp
 from irlab.passmgr import Context
 from irlab.registry import pass_class
 from irlab.types import DType, bf16, f16, f32
@@ -35,11 +36,18 @@ def apply(module: Module, precision: str, group: int, hybrid: bool, ctx: Context
         wanted = f32
     if wanted is not None and compute_dtype(module) is not wanted:
         pass_class("cast").configure({"dtype": wanted.name}).run(module, ctx)
-    if precision in ("int4", "int8") or (hybrid and not encoded(module)):
+    if plain_matrices(module) and (precision in ("int4", "int8") or (hybrid and not encoded(module))):
         scheme = precision if precision in ("int4", "int8") else "int4"
         pass_class("quantize").configure({"scheme": scheme, "group": str(group)}).run(module, ctx)
     if hybrid and not encoded(module):
         raise LegalityError("hybrid=true found no matrix to encode", "it is for models with linear layers")
+
+
+def plain_matrices(module: Module) -> bool:
+    """Whether some weight matrix of a linear layer is not encoded."""
+    operands = ((op, name) for op in module.graph.ops() if isinstance(op, NNOp) for name in op.matrices)
+    values = (op.operands[op.operand_names.index(name)] for op, name in operands)
+    return any(v is not None and v.type.encoding is None and isinstance(v.op, Weight) for v in values)
 
 
 def encoded(module: Module) -> bool:

@@ -22,11 +22,10 @@ STANDARD: dict[type[Op], Lowering] = {
     **windows.LOWERINGS,
     **neural.LOWERINGS,
     **attention.LOWERINGS,
-    **hybrid.LOWERINGS,
     **control.LOWERINGS,
     **calls.LOWERINGS,
 }
 """The portable profile: ops of opset 23 only."""
 
-FAST: dict[type[Op], Lowering] = {**STANDARD, **microsoft.LOWERINGS}
+FAST: dict[type[Op], Lowering] = {**STANDARD, **microsoft.LOWERINGS, **hybrid.LOWERINGS}
 """The fast profile: what ONNX Runtime has beyond that."""

@@ -7,31 +7,18 @@ from typing import Any, Final
 import numpy as np
 
 from irlab.backends.onnx import codes, storage
-from irlab.backends.onnx.dialect import GroupQueryAttention, HybridLinear
+from irlab.backends.onnx.dialect import GroupQueryAttention
 from irlab.backends.onnx.emitter import MICROSOFT, Emitter, Lowering
-from irlab.backends.onnx.lowerings import hybrid, neural
+from irlab.backends.onnx.lowerings import neural
 from irlab.backends.onnx.rope_table import RopeTable
-from irlab.encodings import IntegerEncoding
 from irlab.ir import Op, Value, Weight
 from irlab.ops import nn
 from irlab.types import i32, tensor
 from irlab.weights import WeightSymbol
 
-_BLOCKS: Final = (16, 32, 64, 128, 256)
-"""Block sizes of MatMulNBits and GatherBlockQuantized."""
-
-
-def blocked(weight: Value) -> WeightSymbol | None:
-    """The weight behind `weight`, if the block-quantised ops hold its encoding."""
-    symbol = weight.op.symbol if isinstance(weight.op, Weight) else None
-    encoding = symbol.type.encoding if symbol is not None else None
-    if isinstance(encoding, IntegerEncoding) and encoding.bits in (4, 8) and encoding.group in _BLOCKS:
-        return symbol
-    return None
-
 
 def _linear(op: nn.Linear, e: Emitter) -> None:
-    symbol = blocked(op.weight)
+    symbol = codes.blocked(op.weight)
     if symbol is not None:
         bias = e[op.bias] if op.bias is not None else ""
         inputs, attributes = block_matmul(e, op.x, symbol, bias)
@@ -64,7 +51,7 @@ def block_matmul(e: Emitter, x: Value, symbol: WeightSymbol, bias: str) -> tuple
 
 
 def _embedding(op: nn.Embedding, e: Emitter) -> None:
-    symbol = blocked(op.weight)
+    symbol = codes.blocked(op.weight)
     if symbol is None:
         neural.embedding(op, e)
         return
@@ -129,13 +116,8 @@ def _table(e: Emitter, op: GroupQueryAttention, function: np.ufunc, label: str) 
     return e.once(key, lambda: storage.plain(e.unique(name), WeightSymbol(name, table)))
 
 
-def _hybrid(op: HybridLinear, e: Emitter) -> None:
-    hybrid.hybrid_linear(op, e, fast=True)
-
-
 LOWERINGS: Final[dict[type[Op], Lowering]] = {
     nn.Linear: _linear,
     nn.Embedding: _embedding,
     GroupQueryAttention: _group_query,
-    HybridLinear: _hybrid,
 }

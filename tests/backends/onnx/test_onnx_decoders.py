@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from conftest import run_directory
-from llama import Llama
+from onnx_files import op_types, run_directory, write
+from onnx_llama import Llama
 
-from irlab.backends.onnx import ONNX
 from irlab.interp import evaluate
 from irlab.ir import Module
-from irlab.passmgr import Context
-from irlab.verify import verify
 
 VARIANTS: dict[str, Llama] = {
     "gqa": Llama(),
@@ -25,16 +21,6 @@ VARIANTS: dict[str, Llama] = {
     "softcap": Llama(softcap=0.5, activation="gelu_tanh"),
     "no_rope": Llama(rope=False, kv_heads=4),
 }
-
-
-def write(module: Module, directory: Path, **options: Any) -> Module:
-    """The legalised module that was written to `directory`."""
-    backend = ONNX(**options)
-    directory.mkdir()
-    legal = backend.legalise(module.clone(), Context(targets=("onnx",)))
-    verify(legal)
-    backend.write(legal, directory, Context())
-    return legal
 
 
 def steps(model: Llama, batch: int) -> list[dict[str, np.ndarray]]:
@@ -76,3 +62,36 @@ def test_variants(name: str, profile: str, tmp_path: Path) -> None:
     legal = write(module, tmp_path / "out", profile=profile)
     for batch in (1, 2):
         check(model, module, legal, tmp_path / "out", batch, 2e-5)
+    if profile == "fast":
+        assert ("GroupQueryAttention" in op_types(tmp_path / "out")) == (model.head_dim % 16 == 0)
+
+
+def test_a_cache_in_half_precision(tmp_path: Path) -> None:
+    model = Llama(dtype="f16")
+    module = model.module()
+    legal = write(module, tmp_path / "out")
+    inputs = steps(model, 1)[0] | {
+        f"past_key_values.{n}.{part}": np.zeros((1, model.kv_heads, 0, model.head_dim), np.float16)
+        for n in range(model.layers)
+        for part in ("key", "value")
+    }
+    found, expected = run_directory(tmp_path / "out", inputs)["logits"], evaluate(legal, inputs)["logits"].numpy()
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), atol=0.02)
+
+
+def test_padding_last(tmp_path: Path) -> None:
+    """A row that ends in padding gives, up to there, what it gives alone."""
+    model = Llama()
+    module = model.module()
+    prompt = steps(model, 2)[0]
+    prompt["attention_mask"][1, 3:] = 0
+    empty = {
+        f"past_key_values.{n}.{part}": np.zeros((2, 2, 0, 16), np.float32) for n in (0, 1) for part in ("key", "value")
+    }
+    alone = {name: value[1:, :3] for name, value in prompt.items()}
+    for profile in ("fast", "portable"):
+        write(module, tmp_path / profile, profile=profile)
+        both = run_directory(tmp_path / profile, prompt | empty)["logits"]
+        one = run_directory(tmp_path / profile, alone | {name: value[1:] for name, value in empty.items()})["logits"]
+        np.testing.assert_allclose(both[1:, :3], one, atol=2e-5)

@@ -1,0 +1,99 @@
+"""Encoded weights: ONNX Runtime decodes exactly the numbers that the encoding decodes, whatever the layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_files import op_types, run_directory, write
+
+from irlab import GraphBuilder
+from irlab.encodings import Encoding, IntegerEncoding
+from irlab.errors import LegalityError
+from irlab.ir import Module
+from irlab.ops import nn
+from irlab.types import bf16, f16, f32, tensor
+from irlab.weights import Concat, Encode, Random, Recipe, WeightSymbol
+
+ENCODINGS = [
+    IntegerEncoding(4, True, 32, f16),
+    IntegerEncoding(4, False, 32, f16),
+    IntegerEncoding(4, True, 128, f32),
+    IntegerEncoding(8, True, 32, f16),
+    IntegerEncoding(8, False, 16, bf16),
+    IntegerEncoding(8, True, 0, f16),
+]
+
+
+def encoded(rows: int, columns: int, encoding: Encoding, seed: int = 0) -> Recipe:
+    return Encode(Random(tensor("f32", (rows, columns)), seed), encoding)
+
+
+def table_and_linear(recipe: Recipe) -> Module:
+    """One matrix, read as a table by ids and as the weight of a linear."""
+    b = GraphBuilder()
+    w = b.weight(WeightSymbol("w", recipe))
+    x, ids = b.input("x", "f32", ("n", recipe.type.shape[1])), b.input("ids", "i64", ("m",))
+    b.output(y=nn.linear(x, w), rows=nn.embedding(ids, w))
+    return b.module()
+
+
+def check_exact(recipe: Recipe, directory: Path, profile: str) -> None:
+    write(table_and_linear(recipe), directory, profile=profile, accuracy_level=0)
+    rows, columns = recipe.type.shape
+    numbers = recipe.read()
+    # Products with the identity are the numbers themselves: every other term is an exact zero.
+    found = run_directory(directory, {"x": np.eye(columns, dtype=np.float32), "ids": np.arange(rows)})
+    np.testing.assert_array_equal(found["rows"], numbers)
+    np.testing.assert_array_equal(found["y"].T, numbers)
+
+
+@pytest.mark.parametrize("profile", ["fast", "portable"])
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+@pytest.mark.parametrize("rows", [24, 25])
+def test_exact(encoding: Encoding, rows: int, profile: str, tmp_path: Path) -> None:
+    check_exact(encoded(rows, 256, encoding), tmp_path / "out", profile)
+
+
+@pytest.mark.parametrize("profile", ["fast", "portable"])
+def test_joined_matrices(profile: str, tmp_path: Path) -> None:
+    pieces = tuple(encoded(rows, 64, ENCODINGS[0], rows) for rows in (8, 6))
+    check_exact(Concat(pieces, 0), tmp_path / "out", profile)
+
+
+def test_a_matrix_of_several_chunks(tmp_path: Path) -> None:
+    """Rows of 2176 numbers come in odd chunks of 1927, whose nibbles share a byte when they become columns."""
+    recipe = encoded(2050, 2176, ENCODINGS[0])
+    b = GraphBuilder()
+    x = b.input("x", "f32", ("n", 2176))
+    b.output(y=nn.linear(x, b.weight(WeightSymbol("w", recipe))))
+    write(b.module(), tmp_path / "out", profile="portable")
+    probe = np.zeros((64, 2176), np.float32)
+    probe[np.arange(64), np.arange(64) * 34] = 1.0
+    found = run_directory(tmp_path / "out", {"x": probe})["y"]
+    np.testing.assert_array_equal(found.T, recipe.read()[:, np.arange(64) * 34])
+
+
+def test_codes_are_stored_once(tmp_path: Path) -> None:
+    recipe = encoded(512, 256, ENCODINGS[0])
+    write(table_and_linear(recipe), tmp_path / "out")
+    assert op_types(tmp_path / "out") >= {"MatMulNBits", "GatherBlockQuantized"}
+    codes, scales = 512 * 256 // 2, 512 * 8 * 4
+    assert codes + scales <= (tmp_path / "out" / "model.onnx.data").stat().st_size < codes + scales + 8192
+
+
+def test_scales_are_exact_in_half_precision(tmp_path: Path) -> None:
+    b = GraphBuilder()
+    recipe = encoded(16, 64, ENCODINGS[0])
+    x = b.input("x", "f16", ("n", 64))
+    b.output(y=nn.linear(x, b.weight(WeightSymbol("w", recipe))))
+    write(b.module(), tmp_path / "out", accuracy_level=0)
+    found = run_directory(tmp_path / "out", {"x": np.eye(64, dtype=np.float16)})["y"]
+    np.testing.assert_array_equal(found.T, recipe.read().astype(np.float16))
+
+
+def test_an_encoding_without_an_onnx_form_is_refused_by_name(tmp_path: Path) -> None:
+    module = table_and_linear(encoded(8, 64, IntegerEncoding(3, True, 32, f16)))
+    with pytest.raises(LegalityError, match=r"weight 'w' is encoded as q<int3.*cannot hold"):
+        write(module, tmp_path / "out")
