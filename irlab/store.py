@@ -15,7 +15,6 @@ from .ir import Module
 from .types import TensorType
 from .weight_uses import replace_weights
 from .weights import (
-    Array,
     Chunk,
     File,
     Literal,
@@ -70,11 +69,12 @@ def owned_bytes(module: Module, embed: bool = False) -> int:
 def _owned(module: Module, embed: bool) -> list[WeightSymbol]:
     # Literals stand in the text, so they are copied with it.
     symbols = [symbol for symbol in module.weights.values() if not isinstance(symbol.recipe, Literal)]
-    return [symbol for symbol in symbols if embed or _in_memory(symbol.recipe)]
+    return [symbol for symbol in symbols if embed or _beyond_text(symbol.recipe)]
 
 
-def _in_memory(recipe: Recipe) -> bool:
-    return isinstance(recipe, Array) or any(map(_in_memory, recipe.inputs))
+def _beyond_text(recipe: Recipe) -> bool:
+    """Whether text cannot say how the values come about: they exist in memory only."""
+    return not recipe.text_name or any(map(_beyond_text, recipe.inputs))
 
 
 def _parts(symbol: WeightSymbol) -> dict[str, TensorType]:
