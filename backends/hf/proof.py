@@ -10,6 +10,7 @@ import copy
 import json
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ def prove(module: Module) -> Proof:
     cached = bool(cache_inputs(graph))
     config = _with_dtype({k: v for k, v in original.items() if k not in _LOCAL_FIELDS}, model_dtype(graph))
     for _ in range(_ROUNDS):
-        reference = _lift(config, cached)
+        reference = _lift(json.dumps(config, sort_keys=True), cached)
         changes = _changes(graph, reference.graph, config)
         if not changes:
             break
@@ -82,14 +83,15 @@ def _normal_form(module: Module, graph: Graph) -> Graph:
     return holder.graph
 
 
-def _lift(config: dict[str, Any], cached: bool) -> Module:
-    """The module of a model with this config, in normal form; its weights refer to files that are not there."""
+@lru_cache(maxsize=4)  # a plan, a legalisation and other outputs of one model ask for the same
+def _lift(config: str, cached: bool) -> Module:
+    """The module of a model with this config.json, in normal form; its weights refer to files that are not there."""
     from irlab.passmgr import Context, PassManager, build_pipeline
     from irlab.registry import frontend
     from irlab.target import LoadRequest
 
     with tempfile.TemporaryDirectory(prefix="irlab-") as directory:
-        Path(directory, "config.json").write_text(json.dumps(config), "utf-8")
+        Path(directory, "config.json").write_text(config, "utf-8")
         try:
             module = frontend("hf")().load(directory, LoadRequest())
         except IrlabError as error:
