@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from irlab.ir import Module
-from irlab.passmgr import Context, stored_bytes
+from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow
 
 
@@ -23,7 +23,9 @@ class IR(Backend, name="ir"):
         return module
 
     def estimate_bytes(self, module: Module) -> int:
-        return stored_bytes(module) if self.embed else 0
+        from irlab.store import owned_bytes
+
+        return owned_bytes(module, self.embed)
 
     def is_directory(self, out: Path) -> bool:
         return out.suffix == ".irlab"

@@ -170,11 +170,16 @@ def emit_with(
     return Emitted(backend.name, out, size_bytes(out), measured, seconds, notes)
 
 
-def evaluate(module: Module, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The outputs of `module` by name, computed by the reference interpreter. `inputs`: tensors or arrays by name."""
+def evaluate(
+    module: Module, inputs: Mapping[str, Any], *, device: str = "cpu", weights: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """The outputs of `module` by name, computed by the reference interpreter. `inputs`: tensors or arrays by name.
+
+    `weights` replaces weights by name; gradients flow to them. Inputs of a cached decoder that are missing are empty.
+    """
     from .interp import evaluate as interpret
 
-    return interpret(module, inputs)
+    return interpret(module, inputs, device=device, weights=weights)
 
 
 def find(graph: Graph | Module, pattern: Pattern | Rule) -> Iterator[Match]:

@@ -201,6 +201,8 @@ def _compile(args: argparse.Namespace) -> int:
     manager.timing = args.timing
     module = _load(args)
     records = manager.run(module)
+    if args.check == "rewrites" and not args.quiet:
+        print(f"check rewrites: {ctx.check_rewrite}", file=sys.stderr)
     if args.plan:
         from .describe import print_plan
 

@@ -85,7 +85,7 @@ def timing_table(records: Sequence[PassRecord]) -> str:
     table = Table("pass / rule", "wall s", "CPU s", "rewrites", "ops", "weights computed", title="timing")
     for r in records:
         ops = f"{r.ops_before} -> {r.ops_after}"
-        table.add_row(r.name, f"{r.seconds:.3f}", f"{r.cpu_seconds:.3f}", str(r.rewrites), ops, str(r.weights_computed))
+        table.add_row(r.text, f"{r.seconds:.3f}", f"{r.cpu_seconds:.3f}", str(r.rewrites), ops, str(r.weights_computed))
         for rule, hits in sorted(r.rules.items()):
             seconds = f"{r.rule_seconds[rule]:.3f}" if rule in r.rule_seconds else ""
             table.add_row(f"  {rule}", seconds, "", str(hits), "", "")

@@ -180,6 +180,10 @@ class RewriteChecker:
         except _Unchecked as reason:
             self.skipped[str(reason)] = self.skipped.get(str(reason), 0) + 1
 
+    def __str__(self) -> str:
+        skipped = "; ".join(f"{count} skipped: {reason}" for reason, count in self.skipped.items())
+        return f"{self.checked} compared" + (f"; {skipped}" if skipped else "")
+
 
 class _Unchecked(Exception):
     """A piece that cannot be run on its own, with the reason."""

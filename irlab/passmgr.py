@@ -92,9 +92,13 @@ class Repeat(Pass, name="repeat"):
 
 @dataclass
 class PassRecord:
-    """What one run of a pass did. Bytes are of stored weights; `rules` counts hits by rule."""
+    """What one run of a pass did. Bytes are of stored weights; `rules` counts hits by rule.
+
+    `text` is the pass with its options, as a pipeline has it.
+    """
 
     name: str
+    text: str = ""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     rewrites: int = 0
@@ -216,7 +220,7 @@ class PassManager:
 
     def run_pass(self, step: Pass, module: Module) -> None:
         """Run one pass with instruments around it; nested pipelines come back here."""
-        record = PassRecord(str(step), bytes_before=stored_bytes(module), ops_before=len(module.graph))
+        record = PassRecord(step.name, str(step), bytes_before=stored_bytes(module), ops_before=len(module.graph))
         outer, self.ctx.record = self.ctx.record, record
         self.records.append(record)
         try:

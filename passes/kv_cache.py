@@ -13,7 +13,7 @@ from irlab.types import i64, tensor
 
 
 @dataclass(frozen=True)
-class KVCache(Pass, name="kv-cache", requires=("fuse",)):
+class KVCache(Pass, name="kv-cache", requires=("fuse",), before=("kv-cache", "decompose")):
     """Turns a causal graph into a cached decoder: past in, present out, positions from outside.
 
     New inputs, in the convention of Hugging Face and onnxruntime-genai (N counts attention ops):

@@ -109,7 +109,7 @@ def test_repeat_runs_its_body() -> None:
     module = Module(graph)
     records = PassManager([repeat], Context()).run(module)
     assert module.metadata["ran"] == 3
-    assert [r.name for r in records] == ["repeat{n=3}(example)"] + ["example"] * 3
+    assert [r.text for r in records] == ["repeat{n=3}(example)"] + ["example"] * 3
 
 
 @pytest.mark.parametrize(("text", "size"), [("4096", 4096), ("700MB", 700_000_000), ("1.5GiB", 3 << 29), ("2k", 2000)])
