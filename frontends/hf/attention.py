@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from operator import index
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final
 
 from irlab.ir import Value
 from irlab.ops import nn
@@ -63,7 +62,8 @@ class _Truth(int):
 
 @dataclass(frozen=True)
 class _Position:
-    """A position that transformers' mask functions can be asked about as if it were a tensor."""
+    """A position that transformers' mask functions can be asked about as if it were a tensor. It is no index: a
+    function that looks positions up in a tensor fails, as the tensor's values are not known."""
 
     at: int
 
@@ -73,23 +73,24 @@ class _Position:
     def new_zeros(self, *_: object, **__: object) -> _Truth:
         return _Truth(False)
 
-    def __index__(self) -> int:
-        return self.at
-
     def __sub__(self, distance: int) -> _Position:
         return _Position(self.at - distance)
 
-    def __le__(self, other: SupportsIndex) -> _Truth:
-        return _Truth(self.at <= index(other))
+    def __le__(self, other: _Position | int) -> _Truth:
+        return _Truth(self.at <= _number(other))
 
-    def __lt__(self, other: SupportsIndex) -> _Truth:
-        return _Truth(self.at < index(other))
+    def __lt__(self, other: _Position | int) -> _Truth:
+        return _Truth(self.at < _number(other))
 
-    def __ge__(self, other: SupportsIndex) -> _Truth:
-        return _Truth(self.at >= index(other))
+    def __ge__(self, other: _Position | int) -> _Truth:
+        return _Truth(self.at >= _number(other))
 
-    def __gt__(self, other: SupportsIndex) -> _Truth:
-        return _Truth(self.at > index(other))
+    def __gt__(self, other: _Position | int) -> _Truth:
+        return _Truth(self.at > _number(other))
+
+
+def _number(position: _Position | int) -> int:
+    return position.at if isinstance(position, _Position) else position
 
 
 def visibility(mask_function: Callable[..., Any]) -> Visibility | None:

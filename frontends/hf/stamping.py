@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from irlab.ir import Value
@@ -129,12 +129,15 @@ def _layers(model: torch.nn.Module) -> Iterator[tuple[str, int, torch.nn.Module]
 
 def _kind(layer: torch.nn.Module, position: int, config: Any) -> Hashable:
     """Equal for layers that compute the same function of their weights and arguments."""
+    import torch
+
+    machinery = vars(torch.nn.Module()).keys() | set(_LAYER_NUMBER)
     parts: list[Hashable] = []
     for path, module in layer.named_modules():
-        plain = {k: v for k, v in vars(module).items() if k not in _LAYER_NUMBER and _is_plain(v)}
+        attributes = {k: v for k, v in vars(module).items() if k not in machinery}
         tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         shapes = tuple((name, tuple(t.shape), str(t.dtype)) for name, t in tensors)
-        parts.append((path, type(module), tuple(sorted(plain.items())), shapes))
+        parts.append((path, type(module), _identity(attributes), shapes))
     # Models also look up what a layer is in lists of the config ("layer_types", "no_rope_layers").
     lists = [v for _, v in sorted(vars(config).items()) if isinstance(v, (list, tuple)) and len(v) > position]
     per_layer = tuple(repr(v[position]) for v in lists if len(v) == getattr(config, "num_hidden_layers", -1))
@@ -146,11 +149,13 @@ def _is_plain(value: object) -> bool:
 
 
 def _identity(value: Any) -> Hashable:
-    """Equal for arguments that are the very same: tensors and objects by identity, plain values by value."""
+    """Equal for values that are the very same: tensors and objects by identity, plain values by value."""
     if isinstance(value, (tuple, list)):
         return tuple([_identity(v) for v in value])
     if isinstance(value, dict):
         return tuple([(k, _identity(v)) for k, v in value.items()])
+    if isinstance(value, partial):
+        return (value.func, _identity(value.args), _identity(value.keywords))
     return (type(value), value) if _is_plain(value) else id(value)
 
 
