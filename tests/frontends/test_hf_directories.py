@@ -212,6 +212,20 @@ def test_code_that_comes_with_a_model_runs_only_when_asked(directory):
     assert "--trust-remote-code" in str(refused(directory, "made_up"))
 
 
+def test_code_that_comes_with_a_model_is_lifted_when_allowed(directory, monkeypatch, tmp_path):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (directory / "made_up.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class MadeUpConfig(LlamaConfig):\n    model_type = 'made_up'\n"
+        "class MadeUpForCausalLM(LlamaForCausalLM):\n    config_class = MadeUpConfig\n"
+    )
+    code = {"AutoConfig": "made_up.MadeUpConfig", "AutoModelForCausalLM": "made_up.MadeUpForCausalLM"}
+    change_config(directory, model_type="made_up", auto_map=code, architectures=["MadeUpForCausalLM"])
+    module = HF().load(str(directory), LoadRequest(trust_remote_code=True))
+    assert module.metadata["architecture"] == "MadeUpForCausalLM"
+    assert str(module.graph.outputs["logits"].type) == "bf16[batch, seq, 96]"
+
+
 def test_a_model_card_that_is_no_yaml_is_ignored(directory):
     (directory / "README.md").write_text("---\nlicense: [mit\n---\n")
     assert "licence" not in lift_directory(directory).metadata
