@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Final, TypeAlias
 
 from .ir import Op, Value
@@ -204,11 +205,17 @@ Outline: TypeAlias = "type | tuple[Any, ...]"
 """The class of an op (NoneType for no op); with those of the producers of its operands behind it, if they are known."""
 
 
-def outline(op: Op | None, depth: int) -> Outline:
-    """The outline of an op down to `depth` levels of producers."""
-    if op is None or not depth:
-        return type(op)
-    return (type(op), *[outline(None if value is None else value.op, depth - 1) for value in op.operands])
+def outline(op: Op) -> Outline:
+    """The outline of an op with two levels of producers."""
+    parts: list[Outline] = [type(op)]
+    for value in op.operands:
+        producer = None if value is None else value.op
+        if producer is None:
+            parts.append(NoneType)
+        else:
+            below = [NoneType if v is None else type(v.op) for v in producer.operands]
+            parts.append((type(producer), *below))
+    return tuple(parts)
 
 
 def admits(pattern: Pattern | None, of: Outline) -> bool:
@@ -216,7 +223,7 @@ def admits(pattern: Pattern | None, of: Outline) -> bool:
     cls, *below = of if isinstance(of, tuple) else (of,)
     match pattern:
         case None:
-            return cls is type(None)
+            return cls is NoneType
         case Number():
             return cls is Constant
         case Named():

@@ -217,7 +217,7 @@ class _Driver:
             found = self.chosen[key] = [entry for entry in entries if entry.matcher.possible(key)]
         if len(found) <= FEW:
             return found
-        closer = outline(op, 2)
+        closer = outline(op)
         nearby = self.chosen.get(closer)
         if nearby is None:
             nearby = self.chosen[closer] = [entry for entry in found if entry.matcher.possible(closer)]
@@ -246,34 +246,47 @@ class _Driver:
                 except IrlabError as error:
                     error.message = f"rule {entry.rule.name}: {error.message}"
                     raise
-                if self.replace(graph, entry, m, made, work):
-                    entry.hits += 1
-                    rewritten += 1
-                    break
+                if entry.single and type(made) is Value and len(op.results) == 1:
+                    self.replace_one(graph, entry, m, made, work)
+                elif not self.replace_several(graph, entry, m, made, work):
+                    continue
+                entry.hits += 1
+                rewritten += 1
+                break
         return rewritten
 
-    def replace(self, graph: Graph, entry: _Entry, m: Match, made: Value | tuple[Value, ...], work: list[Op]) -> bool:
-        """Put what a rule made in the place of what it matched; False where that would make a cycle."""
+    def replace_one(self, graph: Graph, entry: _Entry, m: Match, new: Value, work: list[Op]) -> None:
+        """Put `new` in the place of the only result of the matched op. As `replace_several`, written out because nearly
+        all rewrites are of this kind."""
         root = m.root
-        old = root.results
-        if entry.single and len(old) == 1 and type(made) is Value:
-            # Written out, because nearly all rewrites are of this kind; below is the same for any number of values.
-            before = old[0]
-            if made.type is not before.type or made is before:
-                raise self.misfit(entry, m, before, made)
-            if self.check is not None:
-                self.check(entry.rule, m, (made,))
-            producer = made.op
-            if producer is not None and producer.graph is None:
-                self.attach(graph, entry, root, producer, before, work)
-            if self.on_event is not None:
-                self.on_event(entry.rule, m, (made,))
-            self.move_uses(graph, before, made, work)
-            graph.erase(root)
-            return True
+        (old,) = root.results
+        if new.type is not old.type or new is old:
+            raise self.misfit(entry, m, old, new)
+        if self.check is not None:
+            self.check(entry.rule, m, (new,))
+        by_class, users = self.by_class, old.uses
+        made = new.op
+        if made is not None and made.graph is None:
+            readers = len(users)
+            for op in graph.attach(made, root.seq, entry.locs.get(root.loc) or entry.loc(root.loc)):
+                if type(op) in by_class:
+                    work.append(op)
+            if len(users) != readers:
+                raise self.reads_itself(entry, m)
+        if self.on_event is not None:
+            self.on_event(entry.rule, m, (new,))
+        for user in users:
+            if type(user) in by_class:
+                work.append(user)
+        graph.replace_uses(old, new)
+        graph.erase(root)
 
+    def replace_several(
+        self, graph: Graph, entry: _Entry, m: Match, made: Value | tuple[Value, ...], work: list[Op]
+    ) -> bool:
+        """Put what a rule made in the place of all results of all matched roots; False where that makes a cycle."""
         new = made if isinstance(made, tuple) else (made,)
-        roots = m.roots
+        root, roots, by_class = m.root, m.roots, self.by_class
         old = tuple([result for each in roots for result in each.results])
         if len(new) != len(old):
             raise IRError(f"rule {entry.rule.name} replaces {len(old)} values by {len(new)}", op=root)
@@ -285,35 +298,25 @@ class _Driver:
             return False
         if self.check is not None:
             self.check(entry.rule, m, new)
-        for before, after in zip(old, new):
-            if after.op is not None and after.op.graph is None:
-                self.attach(graph, entry, root, after.op, before, work)
+        readers = [len(value.uses) for value in old]
+        for value in new:
+            if value.op is not None and value.op.graph is None:
+                attached = graph.attach(value.op, root.seq, entry.locs.get(root.loc) or entry.loc(root.loc))
+                work.extend([op for op in attached if type(op) in by_class])
+        if [len(value.uses) for value in old] != readers:
+            raise self.reads_itself(entry, m)
         if self.on_event is not None:
             self.on_event(entry.rule, m, new)
         for before, after in zip(old, new):
-            self.move_uses(graph, before, after, work)
+            work.extend([user for user in before.uses if type(user) in by_class])
+            graph.replace_uses(before, after)
         for each in roots:
             if each.graph is not None:
                 graph.erase(each)
         return True
 
-    def attach(self, graph: Graph, entry: _Entry, root: Op, new: Op, before: Value, work: list[Op]) -> None:
-        """Attach a new expression in the place of `root`; every op it brings may match something."""
-        by_class = self.by_class
-        readers = len(before.uses)
-        for op in graph.attach(new, root.seq, entry.locs.get(root.loc) or entry.loc(root.loc)):
-            if type(op) in by_class:
-                work.append(op)
-        if len(before.uses) != readers:
-            raise IRError(f"rule {entry.rule.name}: the replacement reads the value that it replaces", op=root)
-
-    def move_uses(self, graph: Graph, before: Value, after: Value, work: list[Op]) -> None:
-        """Let the readers of `before` read `after`; they may match something now."""
-        by_class = self.by_class
-        for user in before.uses:
-            if type(user) in by_class:
-                work.append(user)
-        graph.replace_uses(before, after)
+    def reads_itself(self, entry: _Entry, m: Match) -> IRError:
+        return IRError(f"rule {entry.rule.name}: the replacement reads the value that it replaces", op=m.root)
 
     def misfit(self, entry: _Entry, m: Match, before: Value, after: object) -> IRError:
         name = entry.rule.name
