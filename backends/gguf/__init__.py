@@ -116,12 +116,12 @@ def stored_rows(symbol: WeightSymbol, start: int, stop: int) -> np.ndarray[Any, 
     import numpy as np
 
     from irlab.backends.gguf.encoding import repack
-    from irlab.weights import finite_rows
+    from irlab.weights import finite_codes, finite_rows
 
     encoding = symbol.type.encoding
     if encoding is None:
-        return np.ascontiguousarray(finite_rows(symbol, start, stop), np.float32).view(np.uint8)
-    return repack(symbol.recipe.codes(start, stop), encoding)
+        return np.ascontiguousarray(finite_rows(symbol, start, stop)).view(np.uint8)
+    return repack(finite_codes(symbol, start, stop), encoding)
 
 
 def _tensors(symbols: Sequence[WeightSymbol], ctx: Context) -> list[Tensor]:

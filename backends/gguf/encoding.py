@@ -34,7 +34,7 @@ class GGMLEncoding(Encoding, family="ggml"):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         self.ggml_type.row_bytes(shape[-1] if shape else 1)
 
-    def encode(self, rows: Floats, importance: Floats | None = None) -> Codes:
+    def encode(self, rows: AnyArray, importance: Floats | None = None) -> Codes:
         return {"blocks": quantize(rows, self.ggml_type, importance)}
 
     def decode(self, codes: Codes) -> Floats:

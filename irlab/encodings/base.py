@@ -51,9 +51,9 @@ class Encoding(ABC):
         """Raise InputError, naming the sizes, if a tensor of this shape cannot be encoded."""
 
     @abstractmethod
-    def encode(self, rows: Floats, importance: Floats | None = None) -> Codes:
-        """Encode rows: f32[..., columns]; `importance`: f32[columns], weights of the squared error. Raises InputError
-        for NaN, infinities, and numbers that the scales cannot reach."""
+    def encode(self, rows: AnyArray, importance: Floats | None = None) -> Codes:
+        """Encode rows: floats[..., columns] of any width; `importance`: f32[columns], weights of the squared error.
+        Raises InputError for NaN, infinities, and numbers that the scales cannot reach."""
 
     @abstractmethod
     def decode(self, codes: Codes) -> Floats:

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import InputError
+from ..floats import as_f32
 from ..types import DType, TensorType, bf16, f16, f32, i8, tensor, u8
 from .base import AnyArray, Codes, Encoding, Floats
 from .search import Grid, search_scales
@@ -75,11 +76,11 @@ class IntegerEncoding(Encoding, family="q"):
         if not shape[-1] or (self.group and shape[-1] % self.group):
             raise InputError(f"rows of {shape[-1]} numbers are not whole groups of {self.group}")
 
-    def encode(self, rows: Floats, importance: Floats | None = None) -> Codes:
+    def encode(self, rows: AnyArray, importance: Floats | None = None) -> Codes:
         columns = rows.shape[-1]
         self.check_shape((len(rows), columns))
         groups = self.groups(columns)
-        flat = np.ascontiguousarray(rows, np.float32).reshape(-1, columns // groups)
+        flat = np.ascontiguousarray(as_f32(rows)).reshape(-1, columns // groups)
         weights = None if importance is None else np.ascontiguousarray(importance, np.float32).reshape(groups, -1)
         grid = Grid(self.bits, self.lowest, self.highest, self.symmetric, _SCALE_DTYPES[self.scale])
         codes, scales, zeros = search_scales(flat, grid, weights)

@@ -8,11 +8,12 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
     stream.py       many weights in order, in threads
 """
 
+from ..floats import as_f16, as_f32
 from .arithmetic import Affine, Cast
 from .encoded import Decode, Encode, Parts
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
 from .leaves import Array, File, Literal, Random
-from .recipe import Recipe, WeightSymbol, as_f32, numpy_dtype, static_shape
+from .recipe import Recipe, WeightSymbol, numpy_dtype, static_shape
 from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Take",
     "Transpose",
     "WeightSymbol",
+    "as_f16",
     "as_f32",
     "check_finite",
     "finite_codes",

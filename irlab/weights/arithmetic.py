@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError, IRError
+from ..floats import as_f16, as_f32
 from ..types import DType, TensorType, f16, f32
-from .recipe import AnyArray, Recipe, as_f32, numpy_dtype
+from .recipe import AnyArray, Recipe, numpy_dtype
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,12 @@ class Cast(Recipe):
         values = self.source.rows(start, stop)
         if self.dtype is f32:
             return as_f32(values)
-        if self.dtype is not f16 or values.dtype == np.float16:
+        if self.dtype is not f16:
             return values.astype(numpy_dtype(self.dtype), copy=False)
         try:
-            with np.errstate(over="raise"):
-                return as_f32(values).astype(np.float16)
-        except FloatingPointError:
-            raise InputError("a number is larger than 65504, the largest of f16", "use bf16 or f32") from None
+            return as_f16(values)
+        except OverflowError as error:
+            raise InputError(str(error), "use bf16 or f32") from None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..encodings import Codes, Encoding
 from ..errors import IRError
 from ..types import TensorType
-from .recipe import AnyArray, Recipe, as_f32, static_shape
+from .recipe import AnyArray, Recipe, static_shape
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Encode(Recipe):
         return self.source.type.with_element(self.encoding)
 
     def codes(self, start: int, stop: int) -> Codes:
-        return self.encoding.encode(as_f32(self.source.rows(start, stop)))
+        return self.encoding.encode(self.source.rows(start, stop))
 
     def rows(self, start: int, stop: int) -> AnyArray:
         return self.encoding.decode(self.codes(start, stop))

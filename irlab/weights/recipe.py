@@ -30,17 +30,6 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def as_f32(array: AnyArray) -> npt.NDArray[np.float32]:
-    """`array` as f32; without a copy where it is f32 already. bf16 takes a fast way: it is the upper half of an f32."""
-    if array.dtype == np.float32:
-        return array
-    if array.dtype == ml_dtypes.bfloat16:
-        wide = array.view(np.uint16).astype(np.uint32)
-        wide <<= np.uint32(16)
-        return wide.view(np.float32)
-    return array.astype(np.float32)
-
-
 def static_shape(type: TensorType) -> tuple[int, ...]:
     """The shape of a weight: all sizes known. Raises IRError for a symbolic one."""
     if any(isinstance(d, Dim) for d in type.shape):

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..encodings import Codes
 from ..errors import InputError
+from .leaves import File
 from .recipe import AnyArray, WeightSymbol
 
 T = TypeVar("T")
@@ -63,6 +64,7 @@ def finite_rows(symbol: WeightSymbol, start: int, stop: int) -> AnyArray:
     try:
         rows = symbol.recipe.rows(start, stop)
     except InputError as error:
+        _blame_files(symbol)
         raise _named(error, symbol) from None
     check_finite(symbol.name, rows, start)
     return rows
@@ -73,7 +75,20 @@ def finite_codes(symbol: WeightSymbol, start: int, stop: int) -> Codes:
     try:
         return symbol.recipe.codes(start, stop)
     except InputError as error:
+        _blame_files(symbol)
         raise _named(error, symbol) from None
+
+
+def _blame_files(symbol: WeightSymbol) -> None:
+    """Raise InputError if a file that `symbol` is made from holds a number that is not finite: by the name and the
+    place that it has there, whatever became of it since."""
+    recipes = [symbol.recipe]
+    while recipes:
+        recipe = recipes.pop()
+        recipes += recipe.inputs
+        if isinstance(recipe, File) and recipe.type.dtype.is_float:
+            for start, stop in recipe.chunks():
+                check_finite(recipe.name, recipe.rows(start, stop), start)
 
 
 def _named(error: InputError, symbol: WeightSymbol) -> InputError:

@@ -98,14 +98,19 @@ def test_importances_are_checked():
 def test_bad_values_are_located(dtype, value):
     rows = np.zeros((600, 512), dtype)
     rows[517, 33] = value
-    with pytest.raises(InputError, match=r"model\.w: NaN or infinite value at row 517, column 33"):
+    with pytest.raises(InputError, match=r"weight 'model\.w' holds (NaN|an infinity) at \[517, 33\]"):
         ggml.quantize(rows, "Q8_0", name="model.w", jobs=2)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ggml.BF16])
 def test_values_too_large_for_f16_are_refused(dtype):
-    with pytest.raises(InputError, match=r"exceeds 65504.*bf16"):
+    with pytest.raises(InputError, match=r"larger than 65504.*bf16"):
         ggml.quantize(np.full((1, 32), 1e6, dtype), "F16")
+
+
+def test_numbers_of_the_stored_type_are_not_copied():
+    rows = ROWS.astype(np.float16)
+    assert np.shares_memory(ggml.quantize(rows, "F16"), rows)
 
 
 def test_rows_must_be_whole_blocks():
