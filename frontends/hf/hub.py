@@ -9,6 +9,7 @@ from typing import Final
 from irlab.errors import InputError
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_ENDINGS: Final = (".gguf", ".onnx", ".ir", ".irlab", ".safetensors", ".bin", ".pt", ".pth", ".json", ".py")
 _WANTED: Final = (
     "*.json",
     "*.safetensors",
@@ -22,8 +23,8 @@ _WANTED: Final = (
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether `source` is spelled like "owner/name" and is no path that exists."""
-    return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists()
+    """Whether `source` is spelled like "owner/name", and is neither a path that exists nor the name of a file."""
+    return bool(_HUB_ID.fullmatch(source)) and not source.endswith(_FILE_ENDINGS) and not Path(source).exists()
 
 
 def download(source: str, revision: str | None) -> Path:

@@ -204,6 +204,11 @@ class Lift:
             lowered = lowering(site, *args, **kwargs)
         except TypeInferenceError:
             return None
+        except TypeError as error:
+            # An overload with arguments that the lowering does not take: raised by the call, not inside of it.
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise
+            return None
         if lowered is None:
             return None
         results = (lowered,) if isinstance(lowered, Value) else lowered

@@ -131,6 +131,7 @@ def test_the_frontend_accepts_directories_and_hub_ids(original, tmp_path):
     assert frontend.accepts("someone/some-model")
     assert not frontend.accepts(str(tmp_path))
     assert not frontend.accepts("model.gguf")
+    assert not frontend.accepts("models/model.gguf")
     assert frontend.load(str(original), LoadRequest()).name == original.name
 
 

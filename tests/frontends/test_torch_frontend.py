@@ -163,6 +163,17 @@ def test_an_unknown_op_is_kept_as_a_call_that_runs_and_round_trips():
             assert torch.equal(found, wanted)
 
 
+def test_an_overload_with_other_arguments_is_kept_as_a_call():
+    class Net(nn.Module):
+        def forward(self, x):
+            return torch.round(x, decimals=2)
+
+    x = torch.randn(6)
+    module = lift_module(Net(), (x,))
+    assert [op.target for op in module.graph.find(Call)] == ["aten.round.decimals"]
+    assert torch.equal(evaluate(module, {"x": x})["output"], torch.round(x, decimals=2))
+
+
 def test_keyword_arguments_and_several_outputs():
     class Net(nn.Module):
         def forward(self, x, *, scale):
