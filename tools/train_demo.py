@@ -29,7 +29,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--state", type=Path, default=Path(tempfile.gettempdir()) / "irlab-demo", help="checkpoints (%(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=1000, help="batches to train on (%(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="batches to train on (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="windows a step (%(default)s)")
     parser.add_argument("--save-every", type=int, default=50, help="steps between checkpoints (%(default)s)")
     parser.add_argument("--streams", type=int, default=256, help="stories sampled side by side (%(default)s)")

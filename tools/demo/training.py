@@ -44,25 +44,28 @@ def architecture(vocabulary: int, context: int) -> LlamaConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rates over ``steps``: a linear warm-up, a plateau, a linear decay to zero over the last part."""
+    """Learning rates over ``steps``: a linear warm-up, a plateau, a linear decay to zero over the last part.
+
+    Runs that differ in ``steps`` alone share their checkpoints up to the first decay, so a run can be cut short there.
+    """
 
     steps: int
     batch: int = 16
     muon: float = 6e-3
     adam: float = 4e-3
-    warmup: float = 0.04
+    warmup: int = 40
     decay: float = 0.6
     save_every: int = 50
 
     def scale(self, step: int) -> float:
         """The factor on the learning rates at ``step`` (from 0)."""
-        up = (step + 1) / max(1.0, self.warmup * self.steps)
+        up = (step + 1) / self.warmup
         down = (self.steps - step) / max(1.0, self.decay * self.steps)
         return min(1.0, up, down)
 
 
 def _optimizers(model: LlamaForCausalLM, schedule: Schedule) -> Optimizers:
-    """Muon for the matrices of the layers (half the steps of AdamW for the same loss), AdamW for the rest."""
+    """Muon for the matrices of the layers, AdamW for embeddings and norms, which Muon is not made for."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is m for m in matrices)]
     return {
