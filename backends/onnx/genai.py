@@ -64,16 +64,11 @@ def config(module: Module, max_length: int) -> dict[str, Any]:
     shapes = cache_shapes(graph)
     attentions = graph.find(GroupQueryAttention)
     length = context_length(module, max_length) or _DEFAULT_LENGTH
-    generation = module.metadata.get("generation_config", {})
-    special = {key: generation.get(key, hf.get(key)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    eos = special["eos_token_id"]
-    first_eos = eos[0] if isinstance(eos, list) and eos else eos
     model: dict[str, Any] = {
         "type": "decoder",
         "vocab_size": graph.outputs["logits"].type.shape[-1],
         "context_length": length,
-        "eos_token_id": 0 if eos is None else eos,
-        "pad_token_id": special["pad_token_id"] if special["pad_token_id"] is not None else first_eos or 0,
+        **special_tokens(module),
         "decoder": {
             "filename": MODEL_FILE,
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -92,13 +87,27 @@ def config(module: Module, max_length: int) -> dict[str, Any]:
             },
         },
     }
-    if special["bos_token_id"] is not None:
-        model["bos_token_id"] = special["bos_token_id"]
     if isinstance(hf.get("num_attention_heads"), int):
         model["decoder"]["num_attention_heads"] = hf["num_attention_heads"]
     # Only GroupQueryAttention writes into the buffer that it reads.
     shared = len(attentions) * 2 == len(shapes)
     return {"model": model, "search": {"max_length": length, "past_present_share_buffer": shared}}
+
+
+def special_tokens(module: Module) -> dict[str, int | list[int]]:
+    """The ids of begin, end and padding, as far as the model states them and has them: onnxruntime-genai refuses ids
+    outside the vocabulary. Padding must be named; any token will do where the model has none."""
+    hf, generation = module.metadata.get("config", {}), module.metadata.get("generation_config", {})
+    vocabulary = module.graph.outputs["logits"].type.shape[-1]
+    found: dict[str, int | list[int]] = {}
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        stated = generation.get(key, hf.get(key))
+        ids = [i for i in (stated if isinstance(stated, list) else [stated]) if isinstance(i, int)]
+        valid = [i for i in ids if isinstance(vocabulary, int) and 0 <= i < vocabulary]
+        if valid:
+            found[key] = valid if key == "eos_token_id" and len(valid) > 1 else valid[0]
+    end = found.get("eos_token_id", 0)
+    return {"pad_token_id": end[0] if isinstance(end, list) else end} | found
 
 
 def write_companions(module: Module, directory: Path, max_length: int) -> None:
