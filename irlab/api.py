@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError, UsageError
 from .ir import Graph, Module
 from .options import format_value
-from .passmgr import Context, Instrument, PassManager, PassRecord, build_pipeline
+from .passmgr import Context, Instrument, PassManager, PassRecord, build_pipeline, type_bytes
 from .pipeline import parse_target
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def emit_with(
     started = time.perf_counter()
     legal = backend.legalise(module.clone(), ctx)
     verify(legal)
+    _require_weights(legal)
     needed = backend.estimate_bytes(legal)
     with whole_output(out, directory=backend.is_directory(out), force=force, bytes_needed=needed) as temporary:
         backend.write(legal, temporary, ctx)
@@ -168,6 +169,14 @@ def emit_with(
         require_parity(measured, out)
     notes = tuple(legal.metadata.get("notes", ()))
     return Emitted(backend.name, out, size_bytes(out), measured, seconds, notes)
+
+
+def _require_weights(module: Module) -> None:
+    """Read a row of the smallest matrix, so that a checkpoint that is not there is said before anything is written.
+    (Vectors may be tables that the frontend computed.)"""
+    weights = [s for s in module.weights.values() if s.type.rank > 1 and s.type.size]
+    if weights:
+        min(weights, key=lambda symbol: type_bytes(symbol.type)).recipe.rows(0, 1)
 
 
 def evaluate(
