@@ -105,8 +105,8 @@ def _rope_parameters(graph: Graph) -> list[dict[str, float]]:
     found = []
     for op in graph.find(nn.Rope):
         source = op.inv_freq.op
-        if isinstance(source, Weight) and source.symbol.type.size != 1:
-            frequencies = as_f32(source.symbol.recipe.read()).astype(float).tolist()
+        frequencies = as_f32(source.symbol.recipe.read()).astype(float).tolist() if isinstance(source, Weight) else []
+        if len(frequencies) > 1 and min(frequencies) > 0:
             found.append({"rope_theta": _theta(frequencies), "factor": _short(1 / frequencies[0])})
     return found
 

@@ -31,6 +31,9 @@ _COMPANIONS: Final = (
 )
 """What goes along with a model that is not made from the graph: its tokenizer and its terms."""
 
+_CHUNK_BYTES: Final = 16 << 20
+"""Rows of a weight that are read at a time, as f32."""
+
 
 def companions(module: Module) -> list[tuple[Path, str]]:
     """The files to copy and where to, relative to the output. Raises InputError if their directory has gone."""
@@ -66,8 +69,8 @@ def write_weights(tensors: Sequence[WeightSymbol], out: Path, limit_bytes: int, 
     for file, group in layout.items():
         types = {symbol.name: symbol.type for symbol in group}
         with SafetensorsWriter(out / file, types, {"format": "pt"}) as writer:
-            chunks = stream(group, finite_rows, jobs=ctx.jobs)
-            total = sum(len(list(symbol.recipe.chunks(16 << 20))) for symbol in group)
+            chunks = stream(group, finite_rows, jobs=ctx.jobs, max_bytes=_CHUNK_BYTES)
+            total = sum(len(list(symbol.recipe.chunks(_CHUNK_BYTES))) for symbol in group)
             for chunk in ctx.progress.track(chunks, f"writing {file}", total):
                 writer.write(chunk.symbol.name, chunk.value)
     if len(layout) > 1:

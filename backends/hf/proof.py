@@ -1,7 +1,7 @@
 """Which config.json makes transformers compute exactly what a graph computes, if there is one?
 
 The module's own config is lifted without weights, the fields that read differently off the two graphs are set, and the
-result is lifted again: what is written is proven op by op, not believed. Nothing here reads a weight.
+result is lifted again: what is written is proven op by op, not believed. Of weights, only rotary frequencies are read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 from irlab.backends.hf.bisimulation import Difference, compare
 from irlab.backends.hf.decoding import decoded, model_dtype
 from irlab.backends.hf.fields import FIELDS, ROPE, same
-from irlab.decoder import cache_inputs
+from irlab.backends.hf.uncaching import uncached
 from irlab.errors import IrlabError, LegalityError
 from irlab.ir import Graph, Module
 from irlab.ops import nn
@@ -54,15 +54,15 @@ def prove(module: Module) -> Proof:
             "hf: the module carries no Hugging Face config, so transformers has no architecture to load it with",
             "emit gguf, onnx or ir, or start from a Hugging Face model",
         )
-    graph = _normal_form(module, decoded(module.graph))
-    cached = bool(cache_inputs(graph))
+    graph = _normal_form(decoded(uncached(module.graph)))
     config = _with_dtype({k: v for k, v in original.items() if k not in _LOCAL_FIELDS}, model_dtype(graph))
+    reference = _lift(json.dumps(config, sort_keys=True))
     for _ in range(_ROUNDS):
-        reference = _lift(json.dumps(config, sort_keys=True), cached)
         changes = _changes(graph, reference.graph, config)
         if not changes:
             break
         config = _updated(config, changes)
+        reference = _lift(json.dumps(config, sort_keys=True))
     comparison = compare(graph, reference.graph)
     if comparison.difference is not None:
         architecture = reference.metadata.get("architecture", "transformers")
@@ -71,22 +71,21 @@ def prove(module: Module) -> Proof:
     return Proof(graph, config, comparison.weights, changed)
 
 
-def _normal_form(module: Module, graph: Graph) -> Graph:
+def _normal_form(graph: Graph) -> Graph:
     """`graph` in the one spelling in which graphs are compared."""
     from irlab.passmgr import Context, PassManager, build_pipeline
 
     for op in graph.find(nn.AddRMSNorm):
         results = op.decompose()
         graph.replace(op, *results)
-    holder = Module(graph, module.name)
+    holder = Module(graph)
     PassManager(build_pipeline("canonicalize,cse,fuse,canonicalize,cse,dce"), Context()).run(holder)
     return holder.graph
 
 
 @lru_cache(maxsize=4)  # a plan, a legalisation and other outputs of one model ask for the same
-def _lift(config: str, cached: bool) -> Module:
+def _lift(config: str) -> Module:
     """The module of a model with this config.json, in normal form; its weights refer to files that are not there."""
-    from irlab.passmgr import Context, PassManager, build_pipeline
     from irlab.registry import frontend
     from irlab.target import LoadRequest
 
@@ -97,9 +96,7 @@ def _lift(config: str, cached: bool) -> Module:
         except IrlabError as error:
             reason = str(error).replace(directory, "").lstrip("/")
             raise LegalityError(f"hf: transformers builds no model from the graph's config: {reason}") from error
-    if cached:
-        PassManager(build_pipeline("kv-cache"), Context()).run(module)
-    module.graph = _normal_form(module, module.graph)
+    module.graph = _normal_form(module.graph)
     return module
 
 

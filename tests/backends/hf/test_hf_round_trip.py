@@ -52,10 +52,9 @@ def test_round_trip_is_bit_identical(
     assert torch.equal(hf_logits(out, IDS), hf_logits(source, IDS))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_stays_as_it_is(dtype: str, checkpoint: Checkpoint, lifted: Lifted, tmp_path: Path) -> None:
-    source = checkpoint("llama", dtype=dtype)
-    emitted = irlab.emit(lifted("llama", dtype=dtype), "hf", tmp_path / "out", parity=True)
+def test_half_precision_stays_as_it_is(checkpoint: Checkpoint, lifted: Lifted, tmp_path: Path) -> None:
+    source = checkpoint("llama", dtype="bfloat16")
+    emitted = irlab.emit(lifted("llama", dtype="bfloat16"), "hf", tmp_path / "out", parity=True)
     assert same_tensors(tmp_path / "out", source)
     assert emitted.parity.runtime == "transformers" and emitted.parity.max_abs_logit_diff <= 5e-2
 
