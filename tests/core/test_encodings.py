@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -122,9 +122,16 @@ def test_codes_are_in_range_and_losses_no_larger_than_plain_roundings(encoding: 
     assert (ours <= plain * (1 + 1e-4) + 1e-9 * unit**3).all()
 
 
+SMALLEST_NORMAL = {f16: 2.0**-14, bf16: 2.0**-126}
+
+
 @given(encodings.filter(lambda e: e.scale is not f32 and (e.symmetric or e.bits < 8)), matrices())
 def test_what_is_on_the_grid_is_found_again(encoding: IntegerEncoding, x: Floats) -> None:
-    y = encoding.decode(encoding.encode(x))
+    codes = encoding.encode(x)
+    # Among subnormal scales the steps are so coarse that a zero point may find a better partner the second time.
+    scales = np.abs(codes["scales"].astype(np.float32))
+    assume(encoding.symmetric or not ((scales > 0) & (scales < SMALLEST_NORMAL[encoding.scale])).any())
+    y = encoding.decode(codes)
     again = encoding.decode(encoding.encode(y))
     np.testing.assert_array_equal(again, y)
 
