@@ -48,7 +48,7 @@ def plan(module: Module, backend: ONNX) -> list[PlanRow]:
 def _kinds(graph: Graph) -> Counter[type[Op]]:
     counts: Counter[type[Op]] = Counter()
     for cls, partition in graph.index.items():
-        if cls not in (Return, Weight, Call):
+        if partition and cls not in (Return, Weight, Call):
             counts[cls] += len(partition)
     for holder in graph.region_ops():
         for region in holder.regions:
