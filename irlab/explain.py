@@ -52,7 +52,7 @@ class NearMiss:
 
     def __str__(self) -> str:
         text = f"{_place(self.op)}: matched {self.matched} of {self.total} pattern nodes; {self.reason}"
-        return text if self.at is self.op else f"{text} (at {_place(self.at)})"
+        return text if self.at is self.op else f"{text} ({_place(self.at)})"
 
 
 def why_not(graph: Graph, rule: Rule | type[Rule], at: str = "") -> list[NearMiss]:
@@ -75,7 +75,10 @@ def format_near_misses(rule: Rule | type[Rule], misses: list[NearMiss], limit: i
     alike: dict[tuple[str, int, str, str], list[NearMiss]] = {}
     for miss in misses:
         alike.setdefault((miss.op.opname, miss.matched, miss.reason, miss.at.opname), []).append(miss)
-    lines = [f"{name}: {len(misses)} near miss{'es' if len(misses) > 1 else ''}"]
+    if all(miss.matched <= 1 < miss.total for miss in misses):
+        lines = [f"{name}: no near miss; nothing but the op that its pattern begins with matches"]
+    else:
+        lines = [f"{name}: {len(misses)} near miss{'es' if len(misses) > 1 else ''}"]
     for group in list(alike.values())[:limit]:
         lines.append(f"  {group[0]}")
         if len(group) > 1:

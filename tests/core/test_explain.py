@@ -274,7 +274,7 @@ def compiled_match(matchers: list[Matcher], op: Op) -> Match | None:
     return next((m for one in matchers if one.cls is type(op) and (m := one.match(op)) is not None), None)
 
 
-@settings(max_examples=500, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=300, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(cases(), st.booleans())
 def test_both_matchers_agree(case: tuple[Graph, tuple[Pattern, ...]], judged: bool) -> None:
     graph, pattern = case
