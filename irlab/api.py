@@ -47,12 +47,10 @@ def load(
         from .demo import path
 
         text = str(path())
-    if text.endswith(".ir"):
-        return read_text(Path(text))
-    if text.endswith(".irlab"):
-        from .store import read_directory
+    if text.endswith((".ir", ".irlab")):
+        from .store import read_directory, read_file
 
-        return read_directory(Path(text))
+        return (read_file if text.endswith(".ir") else read_directory)(Path(text))
     request = LoadRequest(revision, trust_remote_code)
     for name in registry.names("frontends"):
         frontend = registry.frontend(name)()
@@ -69,17 +67,6 @@ def parse(text: str, directory: Path | None = None, source: str = "<text>") -> M
     from .text import parse_module
 
     return parse_module(text, directory, source)
-
-
-def read_text(file: Path) -> Module:
-    """Read an .ir file; raises InputError where it is not there or is no text, ParseError where it is no IR."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is not text", "an .ir file is UTF-8 IR text") from None
-    return parse(text, file.parent, str(file))
 
 
 def run(

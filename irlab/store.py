@@ -1,7 +1,8 @@
-"""How does a module live in an .irlab directory? As module.ir, with weights.safetensors for values that it owns.
+"""How does a module live on disk? As an .ir file of text, or in an .irlab directory with the weights that it owns.
 
-Owned are the values that no file holds (they were computed, and exist in memory), or with `embed` all of them. Encoded
-weights are stored as their packed parts: `NAME:codes`, `NAME:scales` ...
+The directory holds module.ir, and weights.safetensors for owned values: those that no file holds (they were computed,
+and exist in memory), or with `embed` all of them. Encoded weights are stored as their packed parts: `NAME:codes`,
+`NAME:scales` ...
 """
 
 from __future__ import annotations
@@ -51,13 +52,24 @@ def write_directory(module: Module, path: Path, embed: bool = False, jobs: int =
 
 def read_directory(path: Path) -> Module:
     """The module in directory `path`. Weights stay where they are until they are read. Raises InputError."""
-    from .api import read_text
-
     if not path.is_dir():
         raise InputError(f"{path} is not an .irlab directory")
     if not (path / TEXT_FILE).is_file():
         raise InputError(f"{path} holds no {TEXT_FILE}", "an .irlab directory is written by --emit ir -o NAME.irlab")
-    return read_text(path / TEXT_FILE)
+    return read_file(path / TEXT_FILE)
+
+
+def read_file(file: Path) -> Module:
+    """Read an .ir file; raises InputError where it is not there or is no text, ParseError where it is no IR."""
+    from .text import parse_module
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is not text", "an .ir file is UTF-8 IR text") from None
+    return parse_module(text, file.parent, str(file))
 
 
 def owned_bytes(module: Module, embed: bool = False) -> int:
