@@ -33,7 +33,7 @@ class ONNX(Backend, name="onnx"):
     hybrid     two forms of each encoded matrix: 8 bits (weights and activations) for prompts, the other for tokens;
                with profile=fast
     group      group size of precision=int4 and int8
-    accuracy-level  of MatMulNBits: 4 rounds activations to 8 bits, 0 does not
+    accuracy-level  of 4- and 8-bit products: 4 rounds activations to 8 bits, 0 does not (portable: in genai only)
     max-length positions that rope tables are stored for and genai may use; 0: max_position_embeddings of the config
     """
 
@@ -92,7 +92,7 @@ class ONNX(Backend, name="onnx"):
         emitter = Emitter(self.settings(module).lowerings, self.accuracy_level)
         write_model(module, emitter, out, ctx)
         if self.writes_genai(module):
-            genai.write_companions(module, out, self.max_length)
+            genai.write_companions(module, out, self.max_length, self.accuracy_level)
 
     def writes_genai(self, module: Module) -> bool:
         """Whether the layout is that of onnxruntime-genai."""

@@ -15,6 +15,9 @@ from irlab.ir import Graph, Module
 
 CONFIG_FILE: Final = "genai_config.json"
 
+ACCURACY_KEY: Final = "session.qdq_matmulnbits_accuracy_level"
+"""The session option by which ONNX Runtime rounds activations of fused DequantizeLinear and MatMul."""
+
 TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
@@ -58,7 +61,7 @@ def context_length(module: Module, max_length: int) -> int:
     return max_length or (stated if isinstance(stated, int) and stated > 0 else 0)
 
 
-def config(module: Module, max_length: int) -> dict[str, Any]:
+def config(module: Module, max_length: int, accuracy_level: int = 4) -> dict[str, Any]:
     """genai_config.json of a legalised module. The type "decoder" is neutral to the architecture."""
     graph, hf = module.graph, module.metadata.get("config", {})
     shapes = cache_shapes(graph)
@@ -71,7 +74,12 @@ def config(module: Module, max_length: int) -> dict[str, Any]:
         **special_tokens(module),
         "decoder": {
             "filename": MODEL_FILE,
-            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "session_options": {
+                "log_id": "onnxruntime-genai",
+                # What ONNX Runtime makes of DequantizeLinear and MatMul; MatMulNBits states its own level.
+                ACCURACY_KEY: str(accuracy_level),
+                "provider_options": [],
+            },
             "head_size": shapes[0][3],
             "num_hidden_layers": len(shapes) // 2,
             "num_key_value_heads": shapes[0][1],
@@ -110,9 +118,9 @@ def special_tokens(module: Module) -> dict[str, int | list[int]]:
     return {"pad_token_id": end[0] if isinstance(end, list) else end} | found
 
 
-def write_companions(module: Module, directory: Path, max_length: int) -> None:
+def write_companions(module: Module, directory: Path, max_length: int, accuracy_level: int) -> None:
     """Write genai_config.json and copy the tokenizer's files."""
-    text = json.dumps(config(module, max_length), indent=2) + "\n"
+    text = json.dumps(config(module, max_length, accuracy_level), indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(text, "utf-8")
     source = module.metadata.get("tokenizer")
     if source:

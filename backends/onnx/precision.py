@@ -38,16 +38,21 @@ def apply(module: Module, precision: str, group: int, hybrid: bool, ctx: Context
         pass_class("cast").configure({"dtype": wanted.name}).run(module, ctx)
     if plain_matrices(module) and (precision in ("int4", "int8") or (hybrid and not encoded(module))):
         scheme = precision if precision in ("int4", "int8") else "int4"
-        pass_class("quantize").configure({"scheme": scheme, "group": str(group)}).run(module, ctx)
+        quantize = {"scheme": scheme, "group": str(group), "indivisible": "keep"}
+        pass_class("quantize").configure(quantize).run(module, ctx)
+        kept = plain_matrices(module)
+        if kept:
+            module.metadata.setdefault("notes", []).append(f"{len(kept)} matrices are not encoded, such as {kept[0]}")
     if hybrid and not encoded(module):
         raise LegalityError("hybrid=true found no matrix to encode", "it is for models with linear layers")
 
 
-def plain_matrices(module: Module) -> bool:
-    """Whether some weight matrix of a linear layer is not encoded."""
+def plain_matrices(module: Module) -> list[str]:
+    """The names of weight matrices of linear layers that are not encoded."""
     operands = ((op, name) for op in module.graph.ops() if isinstance(op, NNOp) for name in op.matrices)
     values = (op.operands[op.operand_names.index(name)] for op, name in operands)
-    return any(v is not None and v.type.encoding is None and isinstance(v.op, Weight) for v in values)
+    producers = [v.op for v in values if v is not None and v.type.encoding is None]
+    return sorted({op.symbol.name for op in producers if isinstance(op, Weight)})
 
 
 def encoded(module: Module) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from irlab.backends.onnx.genai import CONFIG_FILE
+from irlab.backends.onnx.genai import ACCURACY_KEY, CONFIG_FILE
 from irlab.backends.onnx.writer import MODEL_FILE
 
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
@@ -41,6 +41,10 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        config = directory / CONFIG_FILE
+        if config.is_file():  # run as onnxruntime-genai would
+            stated = json.loads(config.read_text("utf-8"))["model"]["decoder"]["session_options"]
+            options.add_session_config_entry(ACCURACY_KEY, stated[ACCURACY_KEY])
         self._session = onnxruntime.InferenceSession(str(directory / MODEL_FILE), options, providers=[provider])
         self._inputs = {v.name: v for v in self._session.get_inputs()}
         self._outputs = [v.name for v in self._session.get_outputs()]

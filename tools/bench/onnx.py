@@ -6,8 +6,9 @@ A Llama of 125 million random f32 weights is made in a temporary directory and t
 onnxruntime-genai: by `irlab-opt`, and by onnxruntime-genai's own model builder from the same weights. Builds are child
 processes measured from outside (wall and CPU seconds, peak resident memory). Then one process loads all directories and
 takes turns: each round feeds 64 tokens and generates 64 more with each of them. Ratios are medians over the rounds of
-ratios within a round, so that a busy machine slows both sides. Where the builder cannot run, figures recorded on
-another 2-core machine are printed, and marked so.
+ratios within a round, so that a busy machine slows both sides. A second race counts CPU seconds on one thread, which
+other work on the machine disturbs least. Where the builder cannot run, figures recorded on another 2-core machine are
+printed, and marked so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -66,6 +67,12 @@ PAIRS = {
     "hybrid g128": BASE,
 }
 """What each of our directories is compared with; int4 g128 stands beside the builder's 128 as well."""
+
+
+Speeds: TypeAlias = dict[str, list[tuple[float, float]]]
+"""By directory: tokens per second of prompt and of generation in each round."""
+
+Clock: TypeAlias = Callable[[], float]
 
 
 @dataclass
@@ -166,29 +173,29 @@ def load(directory: Path, threads: int) -> Any:
     return og.Model(config)
 
 
-def turn(model: Any, prompt: list[int]) -> tuple[float, float]:
+def turn(model: Any, prompt: list[int], clock: Clock = time.perf_counter) -> tuple[float, float]:
     """Tokens per second of the prompt, and of the tokens after it."""
     import onnxruntime_genai as og
 
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=PROMPT + NEW + 1, min_length=PROMPT + NEW + 1, do_sample=False)
     generator = og.Generator(model, params)
-    started = time.perf_counter()
+    started = clock()
     generator.append_tokens(prompt)
-    fed = time.perf_counter()
+    fed = clock()
     for _ in range(NEW):
         generator.generate_next_token()
-    return PROMPT / (fed - started), NEW / (time.perf_counter() - fed)
+    return PROMPT / (fed - started), NEW / (clock() - fed)
 
 
-def race(work: Path, names: list[str], rounds: int, threads: int) -> dict[str, list[tuple[float, float]]]:
+def race(work: Path, names: list[str], rounds: int, threads: int, clock: Clock) -> Speeds:
     """Prefill and decode speed of each directory in each round, after one round to warm up."""
     models = {name: load(work / name, threads) for name in names}
     prompt = np.random.default_rng(1).integers(3, VOCABULARY, PROMPT).tolist()
-    results: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    results: Speeds = {name: [] for name in names}
     for _ in range(rounds + 1):
         for name, model in models.items():
-            results[name].append(turn(model, prompt))
+            results[name].append(turn(model, prompt, clock))
     return {name: found[1:] for name, found in results.items()}
 
 
@@ -200,37 +207,33 @@ def resident_mb(directory: Path, threads: int) -> float:
     return usage.ru_maxrss / 1024 if child.returncode == 0 else float("nan")
 
 
-def ratio(
-    results: dict[str, list[tuple[float, float]]], ours: str, peer: str, part: Callable[[tuple[float, float]], float]
-) -> float:
-    """The median over rounds of our speed over the peer's."""
-    return statistics.median(part(a) / part(b) for a, b in zip(results[ours], results[peer]))
-
-
-def rows_of(builds: dict[str, Build], results: dict[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
+def rows_of(builds: dict[str, Build], wall: Speeds, cpu: Speeds) -> list[dict[str, Any]]:
     """The comparison as rows: our figure, the peer's, and how many times ours is better."""
     rows: list[dict[str, Any]] = []
-    pairs = [*PAIRS.items(), ("int4 g128", "builder int4 b128")]
-    for ours, peer in pairs:
+
+    def add(ours: str, metric: str, figure: float, peer: str, theirs: float, ratio: float) -> None:
+        rows.append({"name": ours, "metric": metric, "ours": figure, "peer_name": peer, "peer": theirs, "ratio": ratio})
+
+    for ours, peer in [*PAIRS.items(), ("int4 g128", "builder int4 b128")]:
         if ours not in builds:
             continue
-        known = peer in builds
-        if not known and peer not in RECORDED:
-            continue
-        label = peer if known else f"{peer} (recorded on another machine)"
-        speeds = [statistics.median(r[i] for r in results[ours]) for i in (0, 1)]
-        mine = (builds[ours].seconds, builds[ours].peak_mb, *speeds)
-        if known:
-            peer_speeds = [statistics.median(r[i] for r in results[peer]) for i in (0, 1)]
-            theirs = (builds[peer].seconds, builds[peer].peak_mb, *peer_speeds)
-            ratios = [theirs[0] / mine[0], theirs[1] / mine[1]]
-            ratios += [ratio(results, ours, peer, lambda r: r[0]), ratio(results, ours, peer, lambda r: r[1])]
-        else:
-            theirs = RECORDED[peer]
-            ratios = [theirs[0] / mine[0], theirs[1] / mine[1], mine[2] / theirs[2], mine[3] / theirs[3]]
-        metrics = ("build seconds", "build peak MB", "prefill tokens/s", "decode tokens/s")
-        for metric, a, b, r in zip(metrics, mine, theirs, ratios):
-            rows.append({"name": ours, "metric": metric, "ours": a, "peer_name": label, "peer": b, "ratio": r})
+        mine = builds[ours]
+        if peer in builds:
+            theirs = builds[peer]
+            add(ours, "build seconds", mine.seconds, peer, theirs.seconds, theirs.seconds / mine.seconds)
+            add(ours, "build peak MB", mine.peak_mb, peer, theirs.peak_mb, theirs.peak_mb / mine.peak_mb)
+            for speeds, unit in ((wall, "s"), (cpu, "CPU s on 1 thread")):
+                for i, phase in enumerate(("prefill", "decode")):
+                    pairs = [(a[i], b[i]) for a, b in zip(speeds[ours], speeds[peer])]
+                    a, b = (statistics.median(side) for side in zip(*pairs))
+                    add(ours, f"{phase} tokens/{unit}", a, peer, b, statistics.median(x / y for x, y in pairs))
+        elif peer in RECORDED:
+            label, (seconds, peak, *speeds_) = f"{peer} (recorded on another machine)", RECORDED[peer]
+            add(ours, "build seconds", mine.seconds, label, seconds, seconds / mine.seconds)
+            add(ours, "build peak MB", mine.peak_mb, label, peak, peak / mine.peak_mb)
+            for i, phase in enumerate(("prefill", "decode")):
+                a = statistics.median(r[i] for r in wall[ours])
+                add(ours, f"{phase} tokens/s", a, label, speeds_[i], a / speeds_[i])
     return rows
 
 
@@ -252,17 +255,19 @@ def main() -> None:
         checkpoint.mkdir(parents=True)
         make_checkpoint(checkpoint)
         builds = build_all(checkpoint, work)
-        results = race(work, list(builds), options.rounds, options.threads)
+        # First, while this process is small: a child's peak counts that of its parent when it was made.
+        resident = {name: resident_mb(work / name, options.threads) for name in builds}
+        wall = race(work, list(builds), options.rounds, options.threads, time.perf_counter)
+        cpu = race(work, list(builds), options.rounds, 1, time.process_time)
         print(f"{'directory':20} {'build s':>8} {'CPU s':>6} {'MB':>6} {'run MB':>7} {'prefill/s':>10} {'decode/s':>9}")
         for name, build in builds.items():
-            prefill, decode = (statistics.median(r[i] for r in results[name]) for i in (0, 1))
-            run = resident_mb(work / name, options.threads)
-            costs = f"{build.seconds:8.1f} {build.cpu_seconds:6.1f} {build.peak_mb:6.0f} {run:7.0f}"
+            prefill, decode = (statistics.median(r[i] for r in wall[name]) for i in (0, 1))
+            costs = f"{build.seconds:8.1f} {build.cpu_seconds:6.1f} {build.peak_mb:6.0f} {resident[name]:7.0f}"
             print(f"{name:20} {costs} {prefill:10.0f} {decode:9.1f}")
-        rows = rows_of(builds, results)
+        rows = rows_of(builds, wall, cpu)
         print("\nours beside a peer: how many times better (medians over rounds of ratios within a round)")
         for row in rows:
-            print(f"{row['name']:20} {row['metric']:18} {row['ratio']:6.2f}   of {row['peer_name']}")
+            print(f"{row['name']:20} {row['metric']:34} {row['ratio']:6.2f}   of {row['peer_name']}")
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
     finally:
