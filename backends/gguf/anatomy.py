@@ -81,6 +81,10 @@ class Embed(Rule):
         return p.maybe(p.cast, p.embedding(p.var("ids"), p.var("weight")))
 
 
+_ATTENTION, _MLP, _HEAD, _EMBED = AttentionBlock(), MLPBlock(), Head(), Embed()
+"""Rules keep their compiled patterns, and a graph is looked at several times."""
+
+
 @dataclass
 class Layer:
     """One transformer layer, as two matches."""
@@ -146,20 +150,20 @@ def dissect(module: Module) -> Decoder:
     """The decoder that computes "logits" in `module`. Raises LegalityError, naming the op where it is none."""
     graph = module.graph
     _check_interface(graph)
-    attention, mlp, embed = (_matches(graph, rule) for rule in (AttentionBlock(), MLPBlock(), Embed()))
+    attention, mlp, embed = (_matches(graph, rule) for rule in (_ATTENTION, _MLP, _EMBED))
     top = graph.outputs["logits"].op
-    heads = _matches(graph, Head())
+    heads = _matches(graph, _HEAD)
     if top not in heads:
-        raise _stop(graph, top, Head(), "the logits")
+        raise _stop(graph, top, _HEAD, "the logits")
     head = heads[top]
     layers: list[Layer] = []
     at = head.x.op
     while at not in embed:
         if at not in mlp:
-            raise _stop(graph, at, MLPBlock(), "a feed-forward block")
+            raise _stop(graph, at, _MLP, "a feed-forward block")
         block = mlp[at]
         if block.x.op not in attention:
-            raise _stop(graph, block.x.op, AttentionBlock(), "an attention block")
+            raise _stop(graph, block.x.op, _ATTENTION, "an attention block")
         layers.append(Layer(attention[block.x.op], block))
         at = layers[-1].attention.x.op
     decoder = Decoder(embed[at], head, layers[::-1])
