@@ -284,6 +284,9 @@ class Graph:
                 case 2:
                     a, b = operands
                     user.operands = (new if a is old else a, new if b is old else b)
+                case 3:
+                    a, b, c = operands
+                    user.operands = (new if a is old else a, new if b is old else b, new if c is old else c)
                 case _:
                     user.operands = tuple([new if value is old else value for value in operands])
         uses = new.uses
