@@ -124,8 +124,13 @@ def choose(decoder: Decoder, rope: RopeForm | None) -> tuple[Architecture | None
     for reasons, architecture in tried:
         if not reasons:
             return architecture, ""
-    # Of equally near ones the last: it is the more general architecture.
-    reasons, nearest = min(reversed(tried), key=lambda t: len(t[0]))
+
+    def distance(row: tuple[list[str], Architecture]) -> tuple[int, int]:
+        reasons, architecture = row
+        return len(reasons), sum(bool(refuse(decoder)) for refuse in architecture.refuses)
+
+    # Of equally near ones that of the same kinds of layers, then the last: it is the more general architecture.
+    reasons, nearest = min(reversed(tried), key=distance)
     return None, f"nearest is '{nearest.name}', but {reasons[0]}"
 
 

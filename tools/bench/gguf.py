@@ -1,11 +1,18 @@
 """Benchmark: how fast, and in how much memory, is a Hugging Face checkpoint turned into a GGUF file?
 
-    python tools/bench/gguf.py [--layers 22] [--types q8_0,q4_0,q4_k_m] [--json FILE]
+    python tools/bench/gguf.py [--layers 22] [--types f16,q8_0,q4_k_m,int4] [--json FILE]
 
-A Llama of 1.1 billion random bf16 weights is made in a temporary directory and converted by `irlab-opt` in a child
-process, measured from outside (CPU seconds of the whole command, peak resident memory). Beside it, in the same run,
-stand llama.cpp's own tools where they are on the PATH (convert_hf_to_gguf.py and llama-quantize). Where they are not,
-figures recorded on another 2-core machine are printed, and marked so: only their order of magnitude compares.
+A Llama of 1.1 billion random bf16 weights is made in a temporary directory and converted in a child process that does
+what `irlab-opt MODEL -p fuse --emit gguf{type=...}` does, without the parity gate. Two peers stand beside it:
+
+* llama.cpp's `llama_model_quantize` (see tools/llama_quantizer.py), in this run: from a bf16 GGUF of the same weights,
+  which we wrote. It reads, quantises and writes with two threads, as `convert` does: everything but the lift.
+* llama.cpp's tools from the same checkpoint, convert_hf_to_gguf.py and llama-quantize, against the whole command: in
+  this run where they are on the PATH. Else figures recorded on another 2-core machine are printed, and marked so: only
+  their order of magnitude compares.
+
+CPU seconds, user and system, are compared: they bear a busy machine best. The type `int4` stands for the pass
+`quantize{scheme=int4 group=32}`, whose codes are Q4_0; its peer searches scales for Q4_0 under importances (all one).
 """
 
 from __future__ import annotations
@@ -17,14 +24,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-HIDDEN, HEADS, KV_HEADS, FFN, VOCABULARY = 2048, 32, 4, 5632, 32000
+TOOLS = Path(__file__).resolve().parents[1]
+sys.path.append(str(TOOLS))
+if sys.path[0] == str(TOOLS / "bench"):
+    del sys.path[0]  # this file is not the package gguf
 
+import llama_quantizer  # noqa: E402
+
+HIDDEN, HEADS, KV_HEADS, FFN, VOCABULARY = 2048, 32, 4, 5632, 32000
+FULL_LAYERS = 22
+
+FILE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18, "bf16": 32, "int4": 2}
+"""llama.cpp's numbers of the file types."""
+DIRECT = ("f32", "f16", "bf16", "q8_0")
+"""What convert_hf_to_gguf.py writes by itself."""
 RECORDED = {
     "f16": (11.4, 731.0),
     "q8_0": (14.1, 736.0),
@@ -33,14 +53,46 @@ RECORDED = {
     "q6_k": (44.8, 731.0),
 }
 """CPU seconds and peak MB of convert_hf_to_gguf.py (and llama-quantize), 22 layers, recorded on another machine."""
+QUANTIZER, CONVERTER = "llama.cpp's quantiser, this run", "llama.cpp's tools, this run"
+ELSEWHERE = "llama.cpp's tools, recorded elsewhere"
+
+CONVERT = """
+import json, os, sys, irlab
+def cpu_seconds():
+    return sum(os.times()[:4])
+model, out, pipeline, options = sys.argv[1:5]
+module = irlab.run(irlab.load(model), pipeline, targets=("gguf",))
+lift = cpu_seconds()
+irlab.emit(module, "gguf", out, parity=False, force=True, **json.loads(options))
+print(json.dumps({"lift": lift, "convert": cpu_seconds() - lift}))
+"""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cost:
-    """What a command took."""
+    """What a command took, and what it printed."""
 
     cpu_seconds: float
     peak_mb: float
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the JSON file: `ratio` above 1 says that ours is better."""
+
+    name: str
+    metric: str
+    ours: float
+    peer_name: str | None = None
+    peer: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return None if self.peer is None else self.peer / self.ours
+
+    def as_dict(self) -> dict[str, object]:
+        return {**vars(self), "ratio": self.ratio}
 
 
 def make_checkpoint(directory: Path, layers: int) -> None:
@@ -80,7 +132,8 @@ def make_checkpoint(directory: Path, layers: int) -> None:
 
 
 def write_random(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Random tensors of deviation 0.02, one in memory at a time."""
+    """Random tensors of deviation 0.02, a few rows at a time: the peak memory of a child counts from what its parent
+    holds when it is started."""
     rng = np.random.default_rng(0)
     header, offset = {}, 0
     for name, shape in shapes.items():
@@ -91,99 +144,136 @@ def write_random(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     text += b" " * (-len(text) % 8)
     with open(file, "wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
-        for shape in shapes.values():
-            numbers = rng.standard_normal(shape, dtype=np.float32)
-            out.write((numbers * np.float32(0.02)).astype(ml_dtypes.bfloat16).tobytes())
+        for rows, *columns in shapes.values():
+            for start in range(0, rows, 2048):
+                numbers = rng.standard_normal((min(2048, rows - start), *columns), dtype=np.float32)
+                out.write((numbers * np.float32(0.02)).astype(ml_dtypes.bfloat16).tobytes())
 
 
-def run(command: list[str]) -> Cost:
-    """Run a command to its end; raises if it fails."""
+def run(command: Sequence[str]) -> Cost:
+    """Run a command to its end; exits with the end of its log if it fails."""
     environment = os.environ | {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with status {child.returncode}")
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(command, env=environment, stdout=out, stderr=log)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        log.seek(0)
+        if child.returncode:
+            tail = log.read().decode(errors="replace")[-2000:]
+            raise SystemExit(f"{' '.join(command)} failed with status {child.returncode}\n{tail}")
+        return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read().decode(errors="replace"))
 
 
 def ours(model: Path, out: Path, kind: str) -> Cost:
-    """`irlab-opt MODEL -p fuse --emit gguf{type=KIND}`, without the parity gate."""
-    target = f"gguf{{type={kind}}}"
-    command = [sys.executable, "-m", "irlab", str(model), "-p", "fuse", "--no-parity", "-q", "--force"]
-    return run([*command, "--emit", target, "-o", str(out)])
+    """Our conversion; prints the CPU seconds of the lift and of the rest as JSON."""
+    pipeline = "fuse,quantize{scheme=int4 group=32}" if kind == "int4" else "fuse"
+    options = {} if kind == "int4" else {"type": kind}
+    return run([sys.executable, "-c", CONVERT, str(model), str(out), pipeline, json.dumps(options)])
 
 
-def lift_only(model: Path, out: Path) -> Cost:
-    """The same command up to the point where the first weight would be read."""
-    command = [sys.executable, "-m", "irlab", str(model), "-p", "fuse", "-q", "--force", "--emit", "ir"]
-    return run([*command, "-o", str(out.with_suffix(".ir"))])
+def quantizer_folder() -> Path | None:
+    """Where the quantiser is; None, with a word on why, where it cannot be had."""
+    try:
+        return llama_quantizer.library_folder()
+    except LookupError as reason:
+        print(f"llama.cpp's quantiser cannot run here: {reason}")
+        return None
 
 
-def peer(model: Path, out: Path, kind: str) -> Cost | None:
-    """llama.cpp's converter and quantiser, or None where they are not installed."""
+def quantizer(folder: Path, source: Path, out: Path, kind: str) -> Cost:
+    """llama.cpp's quantiser, from a bf16 GGUF to `kind`."""
+    importances = None
+    if kind == "int4":
+        from gguf import GGUFReader
+
+        importances = out.with_suffix(".npz")
+        matrices = [t for t in GGUFReader(source).tensors if len(t.shape) == 2]
+        np.savez(importances, **{t.name: np.ones(int(t.shape[0]), np.float32) for t in matrices})
+    return run(llama_quantizer.command(folder, source, out, FILE_TYPES[kind], importances))
+
+
+def converter(model: Path, out: Path, kind: str) -> Cost | None:
+    """llama.cpp's tools, or None where they are not on the PATH."""
     convert, quantize = shutil.which("convert_hf_to_gguf.py"), shutil.which("llama-quantize")
-    direct = kind in ("f16", "bf16", "f32", "q8_0")
-    if convert is None or (quantize is None and not direct):
+    if convert is None or kind == "int4" or (quantize is None and kind not in DIRECT):
         return None
     first = out.with_suffix(".first.gguf")
-    cost = run([sys.executable, convert, str(model), "--outtype", kind if direct else "f16", "--outfile", str(first)])
-    if direct or quantize is None:
+    kind_first = kind if kind in DIRECT else "f16"
+    cost = run([sys.executable, convert, str(model), "--outtype", kind_first, "--outfile", str(first)])
+    if kind in DIRECT or quantize is None:
         return cost
     second = run([quantize, str(first), str(out), kind.upper(), "2"])
     return Cost(cost.cpu_seconds + second.cpu_seconds, max(cost.peak_mb, second.peak_mb))
 
 
+def compare(model: Path, source: Path, folder: Path | None, kind: str, layers: int) -> tuple[list[Row], float]:
+    """The rows of one type, and the megabytes of its file."""
+    out = model.with_name("out.gguf")
+    cost = ours(model, out, kind)
+    seconds = json.loads(cost.output)
+    size_mb = out.stat().st_size / 1e6
+    out.unlink()
+    rows = [Row(kind, "lift_cpu_seconds", seconds["lift"])]
+    peer = quantizer(folder, source, out, kind) if folder is not None and kind in FILE_TYPES else None
+    if peer is None:
+        rows.append(Row(kind, "convert_cpu_seconds", seconds["convert"]))
+    else:
+        rows.append(Row(kind, "convert_cpu_seconds", seconds["convert"], QUANTIZER, peer.cpu_seconds))
+        rows.append(Row(kind, "peak_mb", cost.peak_mb, QUANTIZER, peer.peak_mb))
+    whole, name = converter(model, out, kind), CONVERTER
+    if whole is None and kind in RECORDED and layers == FULL_LAYERS:
+        whole, name = Cost(*RECORDED[kind]), ELSEWHERE
+    if whole is None:
+        rows.append(Row(kind, "cpu_seconds", cost.cpu_seconds))
+        rows.append(Row(kind, "peak_mb", cost.peak_mb))
+    else:
+        rows.append(Row(kind, "cpu_seconds", cost.cpu_seconds, name, whole.cpu_seconds))
+        rows.append(Row(kind, "peak_mb", cost.peak_mb, name, whole.peak_mb))
+    out.unlink(missing_ok=True)
+    return rows, size_mb
+
+
+METRICS = {
+    "lift_cpu_seconds": "lift, CPU s (in each command)",
+    "convert_cpu_seconds": "read, quantise, write, CPU s",
+    "cpu_seconds": "whole command, CPU s",
+    "peak_mb": "whole command, peak MB",
+}
+
+
+def show(rows: Sequence[Row], weights: int, size_mb: float) -> None:
+    """Print the rows of one type."""
+    convert = next(row.ours for row in rows if row.metric == "convert_cpu_seconds")
+    print(f"{rows[0].name}: {size_mb:.0f} MB written, {4e-6 * weights / convert:.0f} MB of f32 a CPU second")
+    for row in rows:
+        line = f"  {METRICS[row.metric]:32} {row.ours:8.1f}"
+        print(line if row.peer is None else f"{line} {row.peer:8.1f} {row.ratio:6.2f}x  {row.peer_name}", flush=True)
+
+
 def main() -> None:
     """Measure, print a table, write rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=22, help="layers of the model; 22 make 1.1 billion weights")
-    parser.add_argument("--types", default="f16,q8_0,q4_0,q4_k_m,q6_k")
+    parser.add_argument("--layers", type=int, default=FULL_LAYERS, help="layers; 22 make 1.1 billion weights")
+    parser.add_argument("--types", default="f16,bf16,q8_0,q4_0,q4_k_m,q6_k,int4")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
-    rows: list[dict[str, object]] = []
-    print(
-        f"{'type':8} {'CPU s':>8} {'peer':>8} {'ratio':>6}   {'peak MB':>8} {'peer':>8} {'ratio':>6}   output MB   peer"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        model, out = Path(folder, "model"), Path(folder, "out.gguf")
+    rows: list[Row] = []
+    folder = quantizer_folder()
+    with tempfile.TemporaryDirectory() as temporary:
+        model, source = Path(temporary, "model"), Path(temporary, "bf16.gguf")
         model.mkdir()
         make_checkpoint(model, args.layers)
-        lift = lift_only(model, out)
-        print(f"lift     {lift.cpu_seconds:8.1f}   (part of every row below) {lift.peak_mb:8.0f} MB")
+        weights = (model / "model.safetensors").stat().st_size // 2
+        if folder is not None:
+            ours(model, source, "bf16")
+        print(f"{weights / 1e9:.2f} billion weights, {args.layers} layers" + " " * 18 + "ours     peer   ratio")
         for kind in args.types.split(","):
-            cost = ours(model, out, kind)
-            size = out.stat().st_size / 1e6
-            out.unlink()
-            other, name = peer(model, out, kind), "llama.cpp tools, this run"
-            if other is None and kind in RECORDED and args.layers == 22:
-                other, name = Cost(*RECORDED[kind]), "llama.cpp tools, recorded elsewhere"
-            line = f"{kind:8} {cost.cpu_seconds:8.1f}"
-            if other is None:
-                print(f"{line} {'-':>8} {'-':>6}   {cost.peak_mb:8.0f} {'-':>8} {'-':>6}   {size:9.0f}   not installed")
-            else:
-                cpu, peak = other.cpu_seconds / cost.cpu_seconds, other.peak_mb / cost.peak_mb
-                print(
-                    f"{line} {other.cpu_seconds:8.1f} {cpu:6.2f}   {cost.peak_mb:8.0f} {other.peak_mb:8.0f} {peak:6.2f}"
-                    f"   {size:9.0f}   {name}"
-                )
-            for metric, mine, theirs in (
-                ("cpu_seconds", cost.cpu_seconds, other and other.cpu_seconds),
-                ("peak_mb", cost.peak_mb, other and other.peak_mb),
-            ):
-                ratio = theirs / mine if theirs else None
-                rows.append(
-                    {
-                        "name": kind,
-                        "metric": metric,
-                        "ours": mine,
-                        "peer_name": name if other else None,
-                        "peer": theirs,
-                        "ratio": ratio,
-                    }
-                )
+            found, size_mb = compare(model, source, folder, kind, args.layers)
+            show(found, weights, size_mb)
+            rows += found
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2))
+        args.json.write_text(json.dumps([row.as_dict() for row in rows], indent=2) + "\n")
 
 
 if __name__ == "__main__":
