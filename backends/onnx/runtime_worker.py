@@ -87,17 +87,20 @@ class Session:
 
 
 def genai_greedy(directory: Path, prompt: list[int], count: int) -> list[int]:
-    """`count` tokens after `prompt` by onnxruntime-genai, fewer where it meets an end-of-text token."""
+    """`count` tokens after `prompt` by onnxruntime-genai, chosen here, because it would stop at an end of text."""
     import onnxruntime_genai as og
 
     model = og.Model(str(directory))
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=len(prompt) + count, do_sample=False)
     generator = og.Generator(model, params)
-    generator.append_tokens(prompt)
-    while not generator.is_done():
-        generator.generate_next_token()
-    return [int(token) for token in generator.get_sequence(0)][len(prompt) :]
+    chosen: list[int] = []
+    fresh = prompt
+    while len(chosen) < count:
+        generator.append_tokens(fresh)
+        fresh = [int(np.asarray(generator.get_logits())[0, -1].argmax())]
+        chosen += fresh
+    return chosen
 
 
 if __name__ == "__main__":

@@ -245,7 +245,11 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the directories here")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=Path, help="only load this directory and take one turn")
+    parser.add_argument("--make", type=Path, help="only make the checkpoint, in this directory")
     options = parser.parse_args()
+    if options.make:
+        make_checkpoint(options.make)
+        return
     if options.one:
         turn(load(options.one, options.threads), list(range(3, 3 + PROMPT)))
         return
@@ -253,9 +257,10 @@ def main() -> None:
     try:
         checkpoint = work / "checkpoint"
         checkpoint.mkdir(parents=True)
-        make_checkpoint(checkpoint)
+        # Made in a child: a process inherits the peak of its parent, and the builds are measured.
+        subprocess.run([sys.executable, __file__, "--make", str(checkpoint)], check=True)
         builds = build_all(checkpoint, work)
-        # First, while this process is small: a child's peak counts that of its parent when it was made.
+        # Before the race, while this process is small.
         resident = {name: resident_mb(work / name, options.threads) for name in builds}
         wall = race(work, list(builds), options.rounds, options.threads, time.perf_counter)
         cpu = race(work, list(builds), options.rounds, 1, time.process_time)
