@@ -44,7 +44,7 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     _fold_scales(module.graph, decoder)
     _turn_pairs(module.graph, dissect(module), architecture)
     decoder = dissect(module)
-    _rename(module.graph, decoder, _types(decoder, architecture, options, notes))
+    _rename(module.graph, decoder, tensor_types(decoder, architecture, options, notes))
     tokenizer = _tokenizer(module, architecture, decoder.vocabulary, options.pre)
     module.metadata["gguf"] = metadata | tokenizer.metadata
     module.metadata["gguf_rope_factors"] = rope.factors if rope is not None else ()
@@ -189,7 +189,7 @@ def _change(graph: Graph, value: Value, users: tuple[Op, ...], how: Callable[[Re
     graph.replace(value.op, prim.weight(WeightSymbol(symbol.name, recipe)))
 
 
-def _types(decoder: Decoder, architecture: Architecture, options: GGUF, notes: list[str]) -> dict[str, GGMLType]:
+def tensor_types(decoder: Decoder, architecture: Architecture, options: GGUF, notes: list[str]) -> dict[str, GGMLType]:
     """The GGML type of each tensor by GGUF name."""
     weights = dict(named_weights(decoder))
     shapes = {name: static_shape(value.type) for name, value in weights.items()}

@@ -1,4 +1,4 @@
-"""What `--plan` says of a module for GGUF: architecture, encodings, shapes; no weight is read but rotary tables."""
+"""What `--plan` says of a module for GGUF: architecture, types, size; no weight is read but rotary tables."""
 
 from __future__ import annotations
 
@@ -6,33 +6,40 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from irlab.backends.gguf.anatomy import dissect
-from irlab.backends.gguf.encoding import exact_type
-from irlab.backends.gguf.legalise import architecture_of
+from irlab.backends.gguf.legalise import architecture_of, tensor_types
 from irlab.backends.gguf.names import named_weights
+from irlab.backends.gguf.writer import TensorInfo
 from irlab.errors import IrlabError
 from irlab.ir import Module
 from irlab.target import PlanRow
 from irlab.types import DType
+from irlab.weights import static_shape
 
 if TYPE_CHECKING:
     from irlab.backends.gguf import GGUF
 
 
 def plan(module: Module, options: GGUF) -> list[PlanRow]:
-    """A row for the architecture, one for each kind of stored weight, one for the types that will be written."""
+    """A row for the architecture, one for each way in which weights are stored, one for the size of the file."""
     try:
         decoder = dissect(module)
         architecture, _ = architecture_of(decoder, module)
     except IrlabError as error:
         return [PlanRow("the graph", "none", str(error))]
     rows = [PlanRow(f"{len(decoder.layers)} layers", "native", f"architecture '{architecture.name}'")]
-    counts = Counter((value.type.element, value.type.shape[-1]) for _, value in named_weights(decoder))
-    for (element, columns), count in counts.items():
-        what = f"{count} weights of {element}, {columns} columns"
-        if isinstance(element, DType):
-            rows.append(PlanRow(what, "native", f"stored as {options.type}"))
-        elif (kind := exact_type(element, int(columns))) is not None:  # type: ignore[arg-type]
-            rows.append(PlanRow(what, "native", f"the same codes as {kind}"))
-        else:
-            rows.append(PlanRow(what, "none", "use symmetric int4 or int8 with f16 scales, or gguf{type=...}"))
-    return rows
+    fallbacks: list[str] = []
+    try:
+        types = tensor_types(decoder, architecture, options, fallbacks)
+    except IrlabError as error:
+        return [*rows, PlanRow("the types of the weights", "none", str(error))]
+    counts: Counter[tuple[str, str]] = Counter()
+    size_bytes = 0
+    for name, value in named_weights(decoder):
+        shape, element = static_shape(value.type), value.type.element
+        how = "stored as" if isinstance(element, DType) else "the same codes as"
+        what = f"weights of {element}, {shape[-1]} columns" if len(shape) > 1 else f"vectors of {element}"
+        counts[what, f"{how} {types[name]}"] += 1
+        size_bytes += TensorInfo(name, shape, types[name]).size_bytes
+    rows += [PlanRow(f"{count} {what}", "native", note) for (what, note), count in counts.items()]
+    rows += [PlanRow("a fallback", "native", text) for text in fallbacks]
+    return [*rows, PlanRow("the weights in the file", "native", f"{size_bytes:,} bytes")]

@@ -204,6 +204,23 @@ def test_the_plan_names_the_architecture_and_what_cannot_be_held(models: Callabl
     assert GGUF().plan(module)[0].holding == "none"
 
 
+def test_the_plan_says_how_weights_are_stored_or_what_does_not_fit(
+    models: Callable[[str], Module], tmp_path: Path
+) -> None:
+    from irlab.backends.gguf import GGUF
+
+    notes = {row.what: row.note for row in GGUF(type="q8_0").plan(models("llama"))}
+    assert notes["20 weights of f32, 64 columns"] == "stored as Q8_0"
+    assert notes["7 vectors of f32"] == "stored as F32"
+    irlab.emit(models("llama"), "gguf", tmp_path / "m.gguf", parity=False, type="q8_0")
+    stored = sum(t.n_bytes for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors)
+    assert notes["the weights in the file"] == f"{stored:,} bytes"
+    (_, refused) = GGUF(type="q4_k_m").plan(models("llama"))
+    assert refused.holding == "none" and "64" in refused.note and "allow-fallback" in refused.note
+    allowed = GGUF(type="q4_k_m", allow_fallback=True).plan(models("llama"))
+    assert any("are not whole blocks of Q4_K" in row.note for row in allowed)
+
+
 def test_shards_are_written_and_run(models: Callable[[str], Module], tmp_path: Path) -> None:
     emitted = irlab.emit(models("llama"), "gguf", tmp_path / "shards", parity=True, split=100_000)
     assert len(list((tmp_path / "shards").iterdir())) > 2
