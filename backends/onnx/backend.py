@@ -33,8 +33,8 @@ class ONNX(Backend, name="onnx"):
     hybrid     two forms of each encoded matrix: 8 bits (weights and activations) for prompts, the other for tokens;
                with profile=fast
     group      group size of precision=int4 and int8
-    accuracy-level  of 4- and 8-bit products: 4 rounds activations to 8 bits, 0 does not (portable: in genai only)
-    max-length positions that rope tables are stored for and genai may use; 0: max_position_embeddings of the config
+    accuracy_level  of 4- and 8-bit products: 4 rounds activations to 8 bits, 0 does not (portable: in genai only)
+    max_length positions that rope tables are stored for and genai may use; 0: max_position_embeddings of the config
     """
 
     writes_directory = True

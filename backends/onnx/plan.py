@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from irlab.backends.onnx.backend import ONNX
 
 _REWRITTEN: Final[dict[type[Op], tuple[str, str]]] = {
-    nn.Attention: ("GroupQueryAttention with a cache, else Attention", "Attention"),
+    nn.Attention: ("GroupQueryAttention with a cache and heads of a multiple of 16, else Attention", "Attention"),
     nn.Rope: ("inside GroupQueryAttention, else RotaryEmbedding", "RotaryEmbedding"),
     nn.KVUpdate: ("inside attention", "inside attention"),
 }
