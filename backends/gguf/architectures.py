@@ -102,9 +102,9 @@ def _shape(layer: Layer) -> tuple[int, ...]:
     return layer.n_heads, layer.n_kv_heads, layer.head_dim, layer.v_dim, int(ffn)
 
 
-def refusals(architecture: Architecture, decoder: Decoder, rope: RopeForm | None) -> list[str]:
-    """Why `decoder` is not of this architecture; empty if it is."""
-    reasons = [reason for refuse in architecture.refuses if (reason := refuse(decoder))]
+def lacks(architecture: Architecture, decoder: Decoder, rope: RopeForm | None) -> list[str]:
+    """What `decoder` has and a model of this architecture has not: biases, a table of rotary factors."""
+    reasons = []
     for number, layer in enumerate(decoder.layers):
         for match in (layer.attention, layer.mlp):
             for name in (n for n in match.names if n.endswith("_bias")):
@@ -112,7 +112,7 @@ def refusals(architecture: Architecture, decoder: Decoder, rope: RopeForm | None
                     reasons.append(f"it has no {name.replace('_', ' ')}, and layer {number} does")
     if rope is not None and rope.factors and not architecture.rope_factors:
         reasons.append("it cannot hold a table of rotary factors")
-    return list(dict.fromkeys(reasons))
+    return reasons
 
 
 def choose(decoder: Decoder, rope: RopeForm | None) -> tuple[Architecture | None, str]:
@@ -120,18 +120,16 @@ def choose(decoder: Decoder, rope: RopeForm | None) -> tuple[Architecture | None
     reason = common_refusal(decoder)
     if reason:
         return None, reason
-    tried = [(refusals(architecture, decoder, rope), architecture) for architecture in ARCHITECTURES]
-    for reasons, architecture in tried:
-        if not reasons:
+    tried = []
+    for architecture in ARCHITECTURES:
+        structure = [reason for refuse in architecture.refuses if (reason := refuse(decoder))]
+        missing = lacks(architecture, decoder, rope)
+        if not structure and not missing:
             return architecture, ""
-
-    def distance(row: tuple[list[str], Architecture]) -> tuple[int, int]:
-        reasons, architecture = row
-        return len(reasons), sum(bool(refuse(decoder)) for refuse in architecture.refuses)
-
-    # Of equally near ones that of the same kinds of layers, then the last: it is the more general architecture.
-    reasons, nearest = min(reversed(tried), key=distance)
-    return None, f"nearest is '{nearest.name}', but {reasons[0]}"
+        tried.append((architecture, structure, missing))
+    # Of equally near ones the last: it is the more general architecture.
+    nearest, structure, missing = min(reversed(tried), key=lambda t: (len(t[1]), len(t[2])))
+    return None, f"nearest is '{nearest.name}', but {(structure + missing)[0]}"
 
 
 def plain_scale(layer: Layer) -> float:

@@ -59,7 +59,7 @@ def test_a_fault_shows_the_lines_around_it() -> None:
     assert caught.value.exit_status == 3
     message, *lines = str(caught.value).splitlines()
     assert message == "nn.rms_norm at layers.6: its type is f32[5], but its operands and attributes give f32[4]"
-    assert lines[5] == '--> %6  = nn.rms_norm(%5, @norm.weight)  : f32[5]  loc("layers.6")'
+    assert lines[5] == '--> %6  = nn.rms_norm(%5, @norm.weight) {eps=1e-06}  : f32[5]  loc("layers.6")'
     assert [line[:9].split()[0] for line in lines if not line.startswith("-->")] == [
         *("%1", "%2", "%3", "%4", "%5", "%7", "%8", "%9", "%10", "%11")
     ]
