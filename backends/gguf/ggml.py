@@ -28,8 +28,8 @@ Floats = npt.NDArray[np.float32]
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
-# Elements encoded at a time by one thread: f32 input and scratch stay inside a core's cache.
-_CHUNK_ELEMENTS = 1 << 17
+# Elements encoded at a time by one thread: f32 input and scratch stay near a core.
+_CHUNK_ELEMENTS = 1 << 18
 
 # A thread is worth starting only above this many elements.
 _ELEMENTS_PER_THREAD = 1 << 19

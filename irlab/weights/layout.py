@@ -203,7 +203,8 @@ class Take(Layout):
     indices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.source.type.shape or not all(0 <= i < self.source.row_count for i in self.indices):
+        rows = self.source.row_count if self.source.type.shape else 0
+        if not all(0 <= i < rows for i in self.indices):
             raise self.refuse("an index is outside its rows")
 
     @property

@@ -18,8 +18,8 @@ from .recipe import AnyArray, WeightSymbol
 
 T = TypeVar("T")
 
-_EXPONENT_BITS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
-"""All ones in an infinity or NaN, and in nothing else."""
+_INFINITY_BITS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
+"""Infinity among 16-bit floats; NaNs lie above it."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Chunk(Generic[T]):
 def check_finite(name: str, rows: AnyArray, start: int = 0) -> None:
     """Raise InputError, naming the weight and the first row at fault, if `rows` (which begin at `start`) hold NaN or
     an infinity."""
-    bits = _EXPONENT_BITS.get(rows.dtype)
-    if bits is not None:
-        raw = rows.view(np.uint16)
-        if not ((raw & np.uint16(bits)) == bits).any():
+    infinity = _INFINITY_BITS.get(rows.dtype)
+    if infinity is not None:
+        # Bits order as numbers do: positive ones as signed integers, negative ones as unsigned.
+        if rows.view(np.int16).max(initial=0) < infinity and rows.view(np.uint16).max(initial=0) < 0x8000 | infinity:
             return
     elif rows.dtype.kind in "iub":
         return
