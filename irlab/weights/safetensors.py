@@ -95,6 +95,9 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     naming the file and the tensor, for anything that is not exactly a safetensors file."""
     try:
         status = os.stat(path)
+    except FileNotFoundError as error:
+        hint = "the weights are missing; without them work --plan, dumps, and passes that read none"
+        raise InputError(f"{path}: {error.strerror}", hint) from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     return _open(Path(path), status.st_size, status.st_mtime_ns)
