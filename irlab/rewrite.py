@@ -225,9 +225,9 @@ class _Driver:
 
     def sweep(self, graph: Graph, allowance: int) -> int:
         by_class = self.by_class
-        # Taken from the end: the first rule's class first, later ops before earlier ones. So what a large pattern
-        # consumes is gone before it is visited, and a large match comes before the small ones inside it.
-        work = list(chain.from_iterable(graph.index.get(cls, ()) for cls in reversed(by_class)))
+        # Taken from the end: earlier ops first, and what a rewrite brings before anything else.
+        work = list(chain.from_iterable(graph.index.get(cls, ()) for cls in by_class))
+        work.reverse()
         rewritten = 0
         while work:
             op = work.pop()
