@@ -205,16 +205,17 @@ Outline: TypeAlias = "type | tuple[Any, ...]"
 """The class of an op (NoneType for no op); with those of the producers of its operands behind it, if they are known."""
 
 
-def outline(op: Op) -> Outline:
-    """The outline of an op with two levels of producers."""
+def outline(op: Op, levels: int) -> Outline:
+    """The outline of an op with so many levels of producers."""
     parts: list[Outline] = [type(op)]
     for value in op.operands:
         producer = None if value is None else value.op
         if producer is None:
             parts.append(NoneType)
+        elif levels > 2:
+            parts.append(outline(producer, levels - 1))
         else:
-            below = [NoneType if v is None else type(v.op) for v in producer.operands]
-            parts.append((type(producer), *below))
+            parts.append((type(producer), *[NoneType if v is None else type(v.op) for v in producer.operands]))
     return tuple(parts)
 
 

@@ -215,13 +215,15 @@ class _Driver:
         found = self.chosen.get(key)
         if found is None:
             found = self.chosen[key] = [entry for entry in entries if entry.matcher.possible(key)]
-        if len(found) <= FEW:
-            return found
-        closer = outline(op)
-        nearby = self.chosen.get(closer)
-        if nearby is None:
-            nearby = self.chosen[closer] = [entry for entry in found if entry.matcher.possible(closer)]
-        return nearby
+        for levels in (2, 3):
+            if len(found) <= FEW:
+                break
+            closer = outline(op, levels)
+            nearby = self.chosen.get(closer)
+            if nearby is None:
+                nearby = self.chosen[closer] = [entry for entry in found if entry.matcher.possible(closer)]
+            found = nearby
+        return found
 
     def sweep(self, graph: Graph, allowance: int) -> int:
         by_class = self.by_class

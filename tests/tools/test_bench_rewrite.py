@@ -23,7 +23,7 @@ def bench() -> ModuleType:
 def test_rows_of_both_workloads(bench: ModuleType, index: int) -> None:
     workload = replace(bench.WORKLOADS[index], count=20)
     assert len(workload.build(20).graph.ops()) in (20 * workload.ops + 1, 20 * workload.ops + 3)
-    rows = list(bench.rewriting_rows(workload, 1, peers=True))
+    rows = list(bench.rewriting_rows(workload, 1, peers=True, run=bench.here))
     assert {row.peer_name for row in rows} == {"goal", "half of ours without", "xdsl", "tinygrad", "onnxscript"}
     for row in rows:
         assert row.ours > 0

@@ -5,7 +5,8 @@
 Two workloads: a chain of 100,000 ops, mul and add by turns, fused to fma; and 2,000 transformer blocks with naive
 RMSNorm (36,000 ops, two norms of six ops in each block). Figures are thousand ops of the graph per second of CPU, the
 best of N runs, with Python's cyclic collector paused during the rewriting and, beside it, left as it is; locations and
-events on, verification off. Peers do the same work on the same machine in the same run under the same policy.
+events on, verification off. Peers do the same work on the same machine in the same run under the same policy; every
+figure comes from a process of its own.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import argparse
 import gc
 import itertools
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import rewrite_peers
 
@@ -168,9 +171,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def our_rate(workload: Workload, paused: bool, repeat: int, extra: list[Rule]) -> float:
-    """Thousand ops per CPU second of the best of `repeat` runs."""
-    rules = [*extra, workload.rule]
+def our_rate(workload: Workload, paused: bool, repeat: int, more_rules: bool) -> float:
+    """Thousand ops per CPU second of the best of `repeat` runs, with or without the inert rules."""
+    rules = [*(inert_rules() if more_rules else ()), workload.rule]
     for each in rules:
         assert each.matchers  # compiled once per process, so not a part of what is measured
     best = 0.0
@@ -188,8 +191,9 @@ def our_rate(workload: Workload, paused: bool, repeat: int, extra: list[Rule]) -
     return best
 
 
-def peer_rate(peer: rewrite_peers.Peer, workload: Workload, paused: bool, repeat: int) -> float | None:
+def peer_rate(name: str, workload: Workload, paused: bool, repeat: int) -> float | None:
     """As `our_rate`, for a peer; None where it is not installed."""
+    peer = rewrite_peers.PEERS[name]
     best = 0.0
     for _ in range(repeat):
         try:
@@ -207,18 +211,33 @@ def peer_rate(peer: rewrite_peers.Peer, workload: Workload, paused: bool, repeat
     return best
 
 
-def rewriting_rows(workload: Workload, repeat: int, peers: bool) -> Iterator[Row]:
+Run: TypeAlias = Callable[..., Any]
+"""Calls a function with arguments: here, or in a process of its own."""
+
+
+def here(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call `function` in this process."""
+    return function(*arguments)
+
+
+def apart(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call `function` in a fresh process: what others leave in memory would slow it down."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def rewriting_rows(workload: Workload, repeat: int, peers: bool, run: Run) -> Iterator[Row]:
     """Speed of the driver, beside its goal and the peers."""
     for paused in (True, False):
         title = f"{workload.name}, collector {'paused' if paused else 'on'}"
-        ours = our_rate(workload, paused, repeat, [])
+        ours = run(our_rate, workload, paused, repeat, False)
         goal = workload.goal_paused if paused else workload.goal
         yield Row(title, UNIT, ours, "goal", goal, ours / goal)
-        slower = our_rate(workload, paused, repeat, inert_rules())
+        slower = run(our_rate, workload, paused, repeat, True)
         yield Row(f"{title}, 40 more rules", UNIT, slower, "half of ours without", ours / 2, slower / (ours / 2))
-        for peer_name, peer in rewrite_peers.PEERS.items() if peers else ():
-            rate = peer_rate(peer, workload, paused, min(repeat, 2))
-            yield Row(title, UNIT, ours, peer_name, rate, rate and ours / rate)
+        for name in rewrite_peers.PEERS if peers else ():
+            rate = run(peer_rate, name, workload, paused, min(repeat, 2))
+            yield Row(title, UNIT, ours, name, rate, rate and ours / rate)
 
 
 def text_rows(count: int, repeat: int) -> Iterator[Row]:
@@ -248,10 +267,11 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true", help="measure irlab only")
     arguments = parser.parse_args()
     # Benchmarks beside this one are called like the packages they measure, and would hide them.
-    sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+    folder = Path(__file__).resolve().parent
+    sys.path = [*(entry for entry in sys.path if Path(entry or ".").resolve() != folder), str(folder)]
     print(f"{UNIT:40} {'irlab':>8}   {'beside':22} {'':>8} ratio (> 1: irlab is better)")
     rows: list[Row] = []
-    measured = [rewriting_rows(workload, arguments.repeat, not arguments.no_peers) for workload in WORKLOADS]
+    measured = [rewriting_rows(workload, arguments.repeat, not arguments.no_peers, apart) for workload in WORKLOADS]
     for row in itertools.chain(*measured, text_rows(WORKLOADS[1].count, arguments.repeat)):
         rows.append(row)
         show(row)
