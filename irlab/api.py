@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError, UsageError
 from .ir import Graph, Module
 from .options import format_value
-from .passmgr import Context, Instrument, PassManager, PassRecord, build_pipeline, type_bytes
+from .passmgr import Context, Instrument, PassManager, build_pipeline, type_bytes
 from .pipeline import parse_target
 
 if TYPE_CHECKING:
@@ -183,8 +183,3 @@ def find(graph: Graph | Module, pattern: Pattern | Rule) -> Iterator[Match]:
     from .rewrite import find as find_matches
 
     return find_matches(graph.graph if isinstance(graph, Module) else graph, pattern)
-
-
-def records_as_dicts(records: Iterable[PassRecord]) -> list[dict[str, Any]]:
-    """For `--report`."""
-    return [record.as_dict() for record in records]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import IrlabError, UsageError
+from .errors import InputError, IrlabError, UsageError
 
 if TYPE_CHECKING:
     from .api import Emitted
     from .ir import Module
     from .passmgr import Context, Instrument, PassManager, PassRecord
+    from .target import Backend
 
 EXAMPLES = """\
 examples:
@@ -145,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _main(args)
     except IrlabError as error:
         if args.verbose:
-            raise
+            traceback.print_exc()
         print(f"irlab-opt: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
@@ -156,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if args.verbose:
-            raise
+            traceback.print_exc()
         print(f"irlab-opt: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 1
 
@@ -195,6 +197,7 @@ def _compile(args: argparse.Namespace) -> int:
     for output, backend in zip(outputs, backends):
         if output.path is None and backend.name != "ir":
             raise UsageError(f"--emit {output.target} needs a place to go", "follow it with -o OUT")
+    _require_writable(args, outputs, backends)
     passes = build_pipeline(args.passes)
     ctx = _context(args, [b.name for b in backends if b.name != "ir"])
     manager = PassManager(passes, ctx, _instruments(args))
@@ -208,10 +211,28 @@ def _compile(args: argparse.Namespace) -> int:
 
         return print_plan(module, backends)
     _look(args, module, manager)
-    emitted, failed = _emit_all(args, module, outputs, backends, ctx)
-    if args.report:
-        _write_report(args, module, records, emitted)
-    return failed
+    emitted: list[Emitted] = []
+    try:
+        return _emit_all(args, module, outputs, backends, ctx, emitted)
+    finally:
+        # What was done before a failure is worth a report too.
+        if args.report:
+            _write_report(args, records, emitted)
+
+
+def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backends: Sequence[Backend]) -> None:
+    """Refuse outputs that could not be written, before any work is done for them."""
+    from .outputs import require_writable
+
+    paths = [output.path.resolve() for output in outputs if output.path is not None]
+    if len(set(paths)) < len(paths):
+        raise UsageError("two outputs have the same name")
+    for output, backend in zip(outputs, backends):
+        if output.path is not None and not args.plan:
+            require_writable(output.path, directory=backend.is_directory(output.path), force=args.force)
+    for extra in (args.report, args.dump_graph):
+        if extra is not None:
+            require_writable(extra, directory=False, force=True)
 
 
 def _load(args: argparse.Namespace) -> Module:
@@ -225,6 +246,11 @@ def _load(args: argparse.Namespace) -> Module:
 def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
     from .passmgr import Context
 
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("no CUDA device was found", "leave out --device, or install a CUDA build of torch")
     ctx = Context(targets=tuple(targets), seed=args.seed, device=args.device, jobs=max(1, args.jobs))
     if sys.stderr.isatty() and not args.quiet:
         from .progress import RichProgress
@@ -269,11 +295,16 @@ def _look(args: argparse.Namespace, module: Module, manager: PassManager) -> Non
 
 
 def _emit_all(
-    args: argparse.Namespace, module: Module, outputs: Sequence[Output], backends: Sequence[Any], ctx: Context
-) -> tuple[list[Emitted], int]:
+    args: argparse.Namespace,
+    module: Module,
+    outputs: Sequence[Output],
+    backends: Sequence[Backend],
+    ctx: Context,
+    emitted: list[Emitted],
+) -> int:
+    """Write every output, adding to `emitted`; the exit status of those that failed under --keep-going."""
     from .api import emit_with
 
-    emitted: list[Emitted] = []
     status = 0
     looked = bool(args.why_not or args.dump_graph or args.stats)
     for output, backend in zip(outputs, backends):
@@ -297,10 +328,10 @@ def _emit_all(
                 print(f"  {result.parity.runtime} says: {result.parity.continuation!r}", file=sys.stderr)
             for note in result.notes:
                 print(f"  note: {note}", file=sys.stderr)
-    return emitted, status
+    return status
 
 
-def _write_report(args: argparse.Namespace, module: Module, records: list[PassRecord], emitted: list[Emitted]) -> None:
+def _write_report(args: argparse.Namespace, records: list[PassRecord], emitted: list[Emitted]) -> None:
     import json
 
     from .outputs import whole_output

@@ -129,12 +129,12 @@ def all_rules(passes: Sequence[Pass]) -> dict[str, Rule]:
 def why_not(module: Module, request: str, passes: Sequence[Pass]) -> str:
     """The near misses of a rule in what the passes left: RULE, or RULE@PART-OF-A-LOCATION."""
     from .explain import format_near_misses, why_not
+    from .rewrite import find
 
     name, _, where = request.partition("@")
     rules = all_rules(passes)
     if name not in rules:
         raise UsageError(f"no pass has a rule '{name}'", did_you_mean(name, rules))
-    misses = why_not(module.graph, rules[name])
-    if where:
-        misses = [miss for miss in misses if where in (miss.op.loc.path if miss.op.loc else "")]
-    return format_near_misses(rules[name], misses)
+    matches = sum(1 for _ in find(module.graph, rules[name]))
+    told = format_near_misses(rules[name], why_not(module.graph, rules[name], at=where))
+    return f"{name}: matches {matches} times here, and would be applied\n{told}" if matches else told

@@ -12,13 +12,8 @@ from pathlib import Path
 from .errors import CheckError, InputError
 
 
-@contextmanager
-def whole_output(out: Path, *, directory: bool, force: bool, bytes_needed: int = 0) -> Iterator[Path]:
-    """A fresh path beside `out` to write to; renamed to `out` when the block ends well, removed when it does not.
-
-    After a CheckError the file stays as OUT.rejected, for inspection. Raises InputError before any work if `out`
-    exists (without `force`), cannot be written, or the disk is too small.
-    """
+def require_writable(out: Path, *, directory: bool, force: bool) -> None:
+    """Raise InputError if `out` exists (without `force`), is of the other kind, or cannot be written."""
     parent = out.parent
     if out.exists() and not force:
         raise InputError(f"{out} exists", "replace it with --force")
@@ -29,6 +24,17 @@ def whole_output(out: Path, *, directory: bool, force: bool, bytes_needed: int =
         raise InputError(f"the directory {parent} does not exist", "create it first")
     if not os.access(parent, os.W_OK):
         raise InputError(f"the directory {parent} cannot be written to")
+
+
+@contextmanager
+def whole_output(out: Path, *, directory: bool, force: bool, bytes_needed: int = 0) -> Iterator[Path]:
+    """A fresh path beside `out` to write to; renamed to `out` when the block ends well, removed when it does not.
+
+    After a CheckError the file stays as OUT.rejected, for inspection. Raises InputError before any work if `out`
+    exists (without `force`), cannot be written, or the disk is too small.
+    """
+    require_writable(out, directory=directory, force=force)
+    parent = out.parent
     free = shutil.disk_usage(parent).free
     if bytes_needed > free:
         raise InputError(f"{out} needs about {bytes_needed:,} bytes, {parent} has {free:,} free")

@@ -49,8 +49,9 @@ class Parity:
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--report`."""
-        return dict(vars(self))
+        """For `--report`; what was not measured is None."""
+        measured = ("max_abs_logit_diff", "kl", "argmax_agreement", "greedy_equal")
+        return {k: None if self.skipped and k in measured else v for k, v in vars(self).items()}
 
     def __str__(self) -> str:
         if self.skipped:

@@ -73,9 +73,9 @@ class RulePass(Pass):
 
 @dataclass(frozen=True)
 class Repeat(Pass, name="repeat"):
-    """Runs the pipeline in parentheses n times, or until nothing changes."""
+    """Runs the pipeline in parentheses until nothing changes, at most n times."""
 
-    n: int = 1
+    n: int = 8
     body: tuple[Pass, ...] = field(default=(), init=False)
 
     def run(self, module: Module, ctx: Context) -> None:
@@ -83,7 +83,7 @@ class Repeat(Pass, name="repeat"):
             before = ctx.rewrites
             for step in self.body:
                 ctx.manager.run_pass(step, module)
-            if ctx.rewrites == before and all(isinstance(step, RulePass) for step in self.body):
+            if ctx.rewrites == before:
                 return
 
     def __str__(self) -> str:
@@ -267,6 +267,8 @@ def _configure(step: Step) -> Pass:
 
     instance = pass_class(step.name).configure(dict(step.options))
     if isinstance(instance, Repeat):
+        if not step.body or instance.n < 1:
+            raise UsageError("repeat needs a pipeline and at least one round", "write repeat{n=3}(canonicalize,cse)")
         object.__setattr__(instance, "body", tuple(_configure(inner) for inner in step.body))
     elif step.body:
         raise UsageError(f"{step.name} takes no pipeline in parentheses")

@@ -81,7 +81,10 @@ def load_file(path: str) -> None:
         raise InputError(f"{path} is not a Python file", "--load takes a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}", "-v shows where") from error
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
             for group, base in (("passes", Pass), ("frontends", Frontend), ("backends", Backend)):

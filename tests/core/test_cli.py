@@ -101,6 +101,32 @@ def test_what_is_wrong_is_said_in_one_line(args: list[str], status: int, message
     assert message in fails(status, *args, stdin=SMALL)
 
 
+def test_verbose_keeps_the_exit_status() -> None:
+    result = irlab_opt("-", "-v", "-p", "nosuch", stdin=SMALL)
+    assert result.returncode == 2 and "Traceback" in result.stderr
+
+
+def test_outputs_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "b.ir").write_text("precious")
+    outputs = ("--emit", "ir", "-o", tmp_path / "a.ir", "--emit", "ir", "-o", tmp_path / "b.ir")
+    assert "exists" in fails(1, "-", *outputs, stdin=SMALL)
+    assert not (tmp_path / "a.ir").exists()
+    assert "does not exist" in fails(1, "-", "--report", tmp_path / "gone" / "r.json", stdin=SMALL)
+    assert "same name" in fails(2, "-", *outputs[:4], *outputs[:4], stdin=SMALL)
+
+
+def test_a_parity_that_was_not_checked_is_not_reported_as_equal(tmp_path: Path) -> None:
+    outputs = ("--emit", "ir", "-o", tmp_path / "a.ir", "--report", tmp_path / "r.json")
+    assert irlab_opt("-", *outputs, stdin=SMALL).returncode == 0
+    (parity,) = json.loads((tmp_path / "r.json").read_text())["parity"].values()
+    assert parity["skipped"] and parity["greedy_equal"] is None and parity["kl"] is None
+
+
+def test_a_pass_file_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def (")
+    assert "SyntaxError" in fails(1, "--load", tmp_path / "bad.py", "-", stdin=SMALL)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

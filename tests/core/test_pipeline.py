@@ -29,6 +29,7 @@ class Example(Pass, name="example"):
 
     def run(self, module: Module, ctx: Context) -> None:
         module.metadata["ran"] = module.metadata.get("ran", 0) + 1
+        ctx.note_rewrites({"example": int(module.metadata["ran"] < 3)})
 
 
 def test_steps_options_and_bodies_are_read() -> None:
@@ -99,17 +100,23 @@ def test_required_passes_are_inserted_and_forbidden_orders_refused() -> None:
         arrange([Example(), Early()])
 
 
-def test_repeat_runs_its_body() -> None:
+@pytest.mark.parametrize("text", ["repeat{n=3}", "repeat{n=0}(cse)"])
+def test_an_empty_repeat_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="repeat needs"):
+        build_pipeline(text)
+
+
+def test_repeat_runs_its_body_until_nothing_changes() -> None:
     from irlab.passmgr import Repeat
 
-    repeat = Repeat(n=3)
+    repeat = Repeat(n=7)
     object.__setattr__(repeat, "body", (Example(),))
     graph = Graph()
     graph.set_outputs({})
     module = Module(graph)
     records = PassManager([repeat], Context()).run(module)
     assert module.metadata["ran"] == 3
-    assert [r.text for r in records] == ["repeat{n=3}(example)"] + ["example"] * 3
+    assert [r.text for r in records] == ["repeat{n=7}(example)"] + ["example"] * 3
 
 
 @pytest.mark.parametrize(("text", "size"), [("4096", 4096), ("700MB", 700_000_000), ("1.5GiB", 3 << 29), ("2k", 2000)])
