@@ -99,12 +99,17 @@ class TinyLlama:
         return tensors
 
 
-def cached_npm_package(spec: str) -> Path:
-    """The unpacked npm package `spec`, fetched once into the user's cache directory; skips the test without npm."""
-    try:
-        return npm_package(spec)
-    except LookupError as reason:
-        pytest.skip(str(reason))
+@pytest.fixture(scope="session")
+def npm_folder():
+    """A function from an npm package, such as "@scope/name@1.2.3", to where it lies; skips the test without npm."""
+
+    def folder(spec: str) -> Path:
+        try:
+            return npm_package(spec)
+        except LookupError as reason:
+            pytest.skip(str(reason))
+
+    return folder
 
 
 @pytest.fixture(scope="session")

