@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from irlab.backends.gguf.library import llama_library
+from irlab.children import end
 from irlab.errors import InputError
 
 _LOG_TAIL_LINES = 12
@@ -66,15 +67,7 @@ class LlamaCpp:
         """Ends the child. The next request starts a new one."""
         child, self._child = self._child, None
         if child is not None:
-            assert child.stdin and child.stdout
-            with suppress(BrokenPipeError):  # a request that a dead child never read
-                child.stdin.close()
-            try:
-                child.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            child.stdout.close()
+            end(child)
 
     def version(self) -> str:
         """llama.cpp's version, such as '0.6.0-dev'."""

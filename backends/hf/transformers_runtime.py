@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from irlab.children import end
 from irlab.errors import InputError
 from irlab.target import Runtime
 
@@ -48,7 +49,7 @@ class Transformers(Runtime):
         child = self._child
         if child is None or child.poll() is not None:
             child = self._child = _start()
-            weakref.finalize(self, _stop, child)
+            weakref.finalize(self, end, child)
         assert child.stdin and child.stdout
         try:
             child.stdin.write(json.dumps(request) + "\n")
@@ -76,14 +77,3 @@ def _start() -> subprocess.Popen[str]:
         encoding="utf-8",
         env=environment,
     )
-
-
-def _stop(child: subprocess.Popen[str]) -> None:
-    assert child.stdin and child.stdout
-    child.stdin.close()
-    try:
-        child.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-    child.stdout.close()

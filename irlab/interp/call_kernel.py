@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from ..dims import Dim
 from ..errors import InputError
-from ..ops.call import Call, operand_index
-from ..types import DType
+from ..ops.call import Call, bind
 from .kernels import Table
 from .torch_types import torch_dtype
 
@@ -38,14 +36,7 @@ def overload(target: str) -> Any:
 
 def _call(op: Call, run: Run, *operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
     def argument(value: object) -> Any:
-        if isinstance(value, tuple):
-            return [argument(item) for item in value]
-        index = operand_index(value)
-        if index is not None:
-            return operands[index]
-        if isinstance(value, DType):
-            return torch_dtype(value)
-        return run.sizes(value) if isinstance(value, Dim) else value
+        return bind(value, operands, torch_dtype, run.sizes)
 
     target = overload(op.target)
     positional: list[Any] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
+from ..dims import Dim
 from ..errors import IRError
 from ..ir import Op, Value, expressions
-from ..types import TensorType
+from ..types import DType, TensorType
 
 _TARGET: Final = re.compile(r"aten\.[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
 _OPERAND: Final = re.compile(r"%(0|[1-9][0-9]{0,8})")
@@ -62,6 +63,23 @@ def operand_index(argument: object) -> int | None:
     """The operand that an argument stands for ("%2" -> 2), or None for any other argument."""
     found = _OPERAND.fullmatch(argument) if isinstance(argument, str) else None
     return int(found[1]) if found else None
+
+
+def bind(
+    argument: object,
+    operands: Sequence[object],
+    dtype: Callable[[DType], object],
+    size: Callable[[Dim], object],
+) -> Any:
+    """`argument` as an executor takes it: operands, dtypes and symbolic sizes in its own form, tuples as lists."""
+    if isinstance(argument, tuple):
+        return [bind(item, operands, dtype, size) for item in argument]
+    index = operand_index(argument)
+    if index is not None:
+        return operands[index]
+    if isinstance(argument, DType):
+        return dtype(argument)
+    return size(argument) if isinstance(argument, Dim) else argument
 
 
 call = expressions(Call)

@@ -39,14 +39,11 @@ class FuseRope(Rule):
             return f"the halves meet at {m.half}, not in the middle"
         if m.cos_scale != m.sin_scale:
             return "cos and sin are scaled differently"
-        if isinstance(_inverse_frequencies(m), str):
-            return str(_inverse_frequencies(m))
-        if isinstance(_positions(m), str):
-            return str(_positions(m))
-        return True
+        reason = next((found for found in _sources(m) if isinstance(found, str)), None)
+        return reason or True
 
     def rewrite(self, m: Match) -> Value:
-        inv_freq, positions = _inverse_frequencies(m), _positions(m)
+        inv_freq, positions = _sources(m)
         assert isinstance(inv_freq, Value) and isinstance(positions, Value)
         return nn.rope(m.x, positions, inv_freq, scale=1.0 if m.cos_scale is None else m.cos_scale)
 
@@ -58,24 +55,18 @@ def _through_layout(value: Value) -> Value:
     return value
 
 
-def _inverse_frequencies(m: Match) -> Value | str:
-    """The f32 vector behind whichever factor of the angles has half the head size as its length."""
-    factors: tuple[Value, Value] = (m.inv, m.pos)
-    for factor in factors:
+def _sources(m: Match) -> tuple[Value | str, Value | str]:
+    """What the angles are made of, the factors in either order: the f32 vector of frequencies, half the head size
+    long, and the positions, i64[seq] or i64[batch, seq]. A string says that there is none."""
+    inv_freq: Value | str = "no factor of the angles is a vector of head_dim / 2 frequencies"
+    positions: Value | str = "no factor of the angles comes from i64 positions"
+    for factor in (m.inv, m.pos):
         source = _through_layout(factor)
         if source.type.rank == 1 and source.type.dtype is f32 and source.type.shape[0] == m.half:
-            return source
-    return "no factor of the angles is a vector of head_dim / 2 frequencies"
-
-
-def _positions(m: Match) -> Value | str:
-    """The integer positions behind the other factor: i64[seq] or i64[batch, seq]."""
-    factors: tuple[Value, Value] = (m.pos, m.inv)
-    for factor in factors:
-        source = _through_layout(factor)
-        if source.type.dtype is i64 and source.type.rank in (1, 2):
-            return source
-    return "no factor of the angles comes from i64 positions"
+            inv_freq = source
+        elif source.type.dtype is i64 and source.type.rank in (1, 2):
+            positions = source
+    return inv_freq, positions
 
 
 class FusePartialRope(Rule):

@@ -10,8 +10,8 @@ from irlab.backends.onnx.storage import ONNX_TYPE
 from irlab.dims import Dim
 from irlab.errors import LegalityError
 from irlab.ir import Op
-from irlab.ops.call import Call, operand_index
-from irlab.types import DType, TensorType, i64, tensor
+from irlab.ops.call import Call, bind
+from irlab.types import TensorType, i64, tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -76,14 +76,7 @@ def _trace(op: Call, sizes: list[Dim], name: str) -> tuple[onnx.FunctionProto, l
     measured = {size: symbolic(f"size{i}", tensor(i64, ())) for i, size in enumerate(sizes)}
 
     def argument(value: object) -> Any:
-        if isinstance(value, tuple):
-            return [argument(item) for item in value]
-        index = operand_index(value)
-        if index is not None:
-            return operands[index]
-        if isinstance(value, DType):
-            return ir.DataType(ONNX_TYPE[value])
-        return measured[value] if isinstance(value, Dim) else value
+        return bind(value, operands, lambda dtype: ir.DataType(ONNX_TYPE[dtype]), measured.__getitem__)
 
     target = _overload(op.target)
     positional: list[Any] = []
