@@ -1,0 +1,49 @@
+"""Which options are questions of their own, and who answers them? Each answer takes the options, gives the status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Final
+
+
+def _list_passes(args: argparse.Namespace) -> int:
+    from ..describe import list_plugins
+
+    print(list_plugins("passes"))
+    return 0
+
+
+def _list_backends(args: argparse.Namespace) -> int:
+    from ..describe import list_plugins
+
+    print(list_plugins("backends"))
+    return 0
+
+
+def _help_pass(args: argparse.Namespace) -> int:
+    from ..describe import describe_plugin
+
+    print(describe_plugin(args.help_pass))
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    import difflib
+
+    from ..api import load
+
+    a, b = args.diff
+    old, new = (str(load(source)).splitlines(keepends=True) for source in (a, b))
+    sys.stdout.writelines(difflib.unified_diff(old, new, a, b))
+    return 0
+
+
+ANSWERS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
+    "list_passes": _list_passes,
+    "list_backends": _list_backends,
+    "help_pass": _help_pass,
+    "diff": _diff,
+}
+"""The first of these options that is given is answered, and nothing else is done."""

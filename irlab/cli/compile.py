@@ -1,0 +1,184 @@
+"""How does a request become work? INPUT is lifted, passes run over it, it is looked at, and every output is written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..errors import InputError, IrlabError, UsageError
+from .options import Output
+
+if TYPE_CHECKING:
+    from ..api import Emitted
+    from ..ir import Module
+    from ..passmgr import Context, Instrument, PassManager, PassRecord
+    from ..target import Backend
+
+
+def compile_input(args: argparse.Namespace) -> int:
+    """Do what the options ask with INPUT; the exit status."""
+    from ..api import make_backend
+    from ..passmgr import PassManager, build_pipeline
+
+    outputs: list[Output] = args.outputs or [Output("ir", args.ir_output)]
+    if args.outputs and args.ir_output:
+        raise UsageError(f"-o {args.ir_output} belongs to no --emit", "write --emit TARGET -o OUT")
+    # Everything that can be refused is refused before the model is touched.
+    backends = [make_backend(output.target, {}) for output in outputs]
+    for output, backend in zip(outputs, backends):
+        if output.path is None and backend.name != "ir":
+            raise UsageError(f"--emit {output.target} needs a place to go", "follow it with -o OUT")
+    _require_writable(args, outputs, backends)
+    passes = build_pipeline(args.passes)
+    ctx = _context(args, [b.name for b in backends if b.name != "ir"])
+    manager = PassManager(passes, ctx, _instruments(args))
+    manager.timing = args.timing
+    module = _load(args)
+    records = manager.run(module)
+    if args.check == "rewrites" and not args.quiet:
+        print(f"check rewrites: {ctx.check_rewrite}", file=sys.stderr)
+    if args.plan:
+        from ..describe import print_plan
+
+        return print_plan(module, backends)
+    _look(args, module, manager)
+    emitted: list[Emitted] = []
+    try:
+        return _emit_all(args, module, outputs, backends, ctx, emitted)
+    finally:
+        # What was done before a failure is worth a report too.
+        if args.report:
+            _write_report(args, records, emitted)
+
+
+def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backends: Sequence[Backend]) -> None:
+    """Refuse outputs that could not be written, before any work is done for them."""
+    from ..outputs import require_writable
+
+    paths = [output.path.resolve() for output in outputs if output.path is not None]
+    if len(set(paths)) < len(paths):
+        raise UsageError("two outputs have the same name")
+    for output, backend in zip(outputs, backends):
+        if output.path is not None and not args.plan:
+            require_writable(output.path, directory=backend.is_directory(output.path), force=args.force)
+    for extra in (args.report, args.dump_graph):
+        if extra is not None:
+            require_writable(extra, directory=False, force=True)
+
+
+def _load(args: argparse.Namespace) -> Module:
+    from ..api import load, parse
+
+    if args.input == "-":
+        return parse(sys.stdin.read(), Path.cwd(), "<stdin>")
+    return load(args.input, revision=args.revision, trust_remote_code=args.trust_remote_code)
+
+
+def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
+    from ..passmgr import Context
+
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("no CUDA device was found", "leave out --device, or install a CUDA build of torch")
+    ctx = Context(targets=tuple(targets), seed=args.seed, device=args.device, jobs=max(1, args.jobs))
+    if sys.stderr.isatty() and not args.quiet:
+        from ..progress import RichProgress
+
+        ctx.progress = RichProgress()
+    if args.check == "rewrites":
+        from ..diff import RewriteChecker
+
+        ctx.check_rewrite = RewriteChecker(seed=args.seed)
+    return ctx
+
+
+def _instruments(args: argparse.Namespace) -> list[Instrument]:
+    from ..instruments import CheckEach, PrintIR, VerifyEach
+
+    found: list[Instrument] = []
+    if args.verify_each:
+        found.append(VerifyEach())
+    if args.check == "passes":
+        found.append(CheckEach(args.seed, lambda line: print(line, file=sys.stderr)))
+    before = None if "*" in args.print_ir_before else args.print_ir_before
+    after = None if "*" in args.print_ir_after or args.print_ir_after_all else args.print_ir_after
+    if before != [] or after != [] or args.print_ir_after_change or args.print_ir_after_failure:
+        on = {"on_change": args.print_ir_after_change, "on_failure": args.print_ir_after_failure}
+        found.append(PrintIR(before, after, **on))
+    return found
+
+
+def _look(args: argparse.Namespace, module: Module, manager: PassManager) -> None:
+    from .. import describe
+
+    if args.timing:
+        print(describe.timing_table(manager.records), file=sys.stderr)
+    if args.stats:
+        print(describe.stats_table(module), file=sys.stderr)
+    if args.why_not:
+        print(describe.why_not(module, args.why_not, manager.passes))
+    if args.dump_graph:
+        from ..viz import dump
+
+        dump(module, args.dump_graph)
+
+
+def _emit_all(
+    args: argparse.Namespace,
+    module: Module,
+    outputs: Sequence[Output],
+    backends: Sequence[Backend],
+    ctx: Context,
+    emitted: list[Emitted],
+) -> int:
+    """Write every output, adding to `emitted`; the exit status of those that failed under --keep-going."""
+    from ..api import emit_with
+
+    status = 0
+    looked = bool(args.why_not or args.dump_graph or args.stats)
+    for output, backend in zip(outputs, backends):
+        if output.path is None:
+            # Text nobody asked for would bury the answer to --why-not or --stats.
+            if args.outputs or not looked:
+                sys.stdout.write(str(module))
+            continue
+        try:
+            result = emit_with(backend, module, output.path, parity=args.parity, force=args.force, ctx=ctx)
+        except IrlabError as error:
+            if not args.keep_going:
+                raise
+            print(f"irlab-opt: error: {output.target}: {error}", file=sys.stderr)
+            status = status or error.exit_status
+            continue
+        emitted.append(result)
+        if not args.quiet:
+            print(f"{result.out}: {result.bytes:,} bytes, {result.parity}", file=sys.stderr)
+            if result.parity.continuation:
+                print(f"  {result.parity.runtime} says: {result.parity.continuation!r}", file=sys.stderr)
+            for note in result.notes:
+                print(f"  note: {note}", file=sys.stderr)
+    return status
+
+
+def _write_report(args: argparse.Namespace, records: list[PassRecord], emitted: list[Emitted]) -> None:
+    import json
+
+    from ..outputs import whole_output
+
+    report = {
+        "irlab": __version__,
+        "input": args.input,
+        "pipeline": args.passes,
+        "passes": [record.as_dict() for record in records],
+        "parity": {str(e.out): e.parity.as_dict() for e in emitted},
+        "bytes": {str(e.out): e.bytes for e in emitted},
+        "seconds": {str(e.out): e.seconds for e in emitted},
+    }
+    with whole_output(args.report, directory=False, force=True) as path:
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

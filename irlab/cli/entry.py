@@ -1,0 +1,50 @@
+"""What does `irlab-opt` do when it is called, and how does it fail? In one line, with the exit status of errors.py."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+
+from ..errors import IrlabError, UsageError
+from .answers import ANSWERS
+from .options import build_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status (see errors.py and the contract in the README)."""
+    args = build_parser().parse_args(argv)
+    try:
+        return _dispatch(args)
+    except IrlabError as error:
+        if args.verbose:
+            traceback.print_exc()
+        print(f"irlab-opt: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("irlab-opt: interrupted; outputs that were not finished were removed", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if args.verbose:
+            traceback.print_exc()
+        print(f"irlab-opt: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    from .. import registry
+
+    for file in args.load:
+        registry.load_file(file)
+    for option, answer in ANSWERS.items():
+        if getattr(args, option):
+            return answer(args)
+    if args.input is None:
+        raise UsageError("no INPUT was given", "try irlab-opt demo, or irlab-opt --help")
+    from .compile import compile_input
+
+    return compile_input(args)

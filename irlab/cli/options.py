@@ -1,0 +1,140 @@
+"""Which options does `irlab-opt` have? The parser; names follow mlir-opt where it has them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+EXAMPLES = """\
+examples:
+  irlab-opt demo -p "fuse,quantize{scheme=int4 group=32},kv-cache" --emit gguf -o demo.gguf --emit onnx -o demo-onnx
+  irlab-opt models/llama -p fuse                              print the IR after fusion
+  irlab-opt models/llama -p fuse --emit "gguf{type=q4_k_m}" -o llama.gguf
+  irlab-opt model.ir -p canonicalize,cse --print-ir-after-change
+  irlab-opt demo -p fuse --why-not fuse-attention             why a rule did not fire
+  irlab-opt --help-pass quantize                              the options of a pass
+"""
+
+
+@dataclass
+class Output:
+    """One --emit with the -o that follows it."""
+
+    target: str
+    path: Path | None = None
+
+
+class _Emit(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.outputs = [*(namespace.outputs or []), Output(values)]
+
+
+class _OutputPath(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        outputs = list(namespace.outputs or [])
+        if outputs and outputs[-1].path is None:
+            outputs[-1] = Output(outputs[-1].target, Path(values))
+        elif namespace.ir_output is None:
+            namespace.ir_output = Path(values)
+        else:
+            parser.error(f"-o {values}: each -o follows the --emit it belongs to")
+        namespace.outputs = outputs
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `irlab-opt`."""
+    parser = argparse.ArgumentParser(
+        prog="irlab-opt",
+        description="A compiler for LLM efficiency: one graph IR, to GGUF, ONNX and Hugging Face.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_compiling(parser)
+    _add_looking(parser.add_argument_group("looking"))
+    _add_checking(parser.add_argument_group("checking"))
+    _add_running(parser.add_argument_group("running"))
+    parser.add_argument("--version", action="version", version=f"irlab {__version__}")
+    parser.set_defaults(ir_output=None)
+    return parser
+
+
+def _add_compiling(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "input",
+        nargs="?",
+        metavar="INPUT",
+        help="HF directory or hub id, .ir, .irlab, python:pkg.mod:name, demo, or - for IR on stdin",
+    )
+    group.add_argument(
+        "-p", "--passes", default="", metavar="PIPELINE", help='passes to run: "fuse,quantize{scheme=int4}"'
+    )
+    group.add_argument(
+        "--emit",
+        action=_Emit,
+        dest="outputs",
+        metavar="TARGET",
+        help='ir (default), gguf, onnx, hf; with options: "gguf{type=q8_0}"; may be repeated',
+    )
+    group.add_argument("-o", "--output", action=_OutputPath, metavar="OUT", help="where the --emit before it goes")
+    group.add_argument("--load", action="append", default=[], metavar="FILE.py", help="load passes from a Python file")
+    group.add_argument("--force", action="store_true", help="replace existing outputs")
+    group.add_argument("--keep-going", action="store_true", help="after a failed --emit, go on with the next")
+    group.add_argument(
+        "--plan", action="store_true", help="say how the targets hold the result; compute and write nothing"
+    )
+    group.add_argument("--report", type=Path, metavar="FILE", help="write what was done and measured as JSON")
+
+
+def _add_looking(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--list-passes", action="store_true", help="the passes, a line each")
+    group.add_argument("--list-backends", action="store_true", help="the targets, a line each")
+    group.add_argument("--help-pass", metavar="NAME", help="what a pass or target does, and its options")
+    group.add_argument("--print-ir-before", nargs="?", action="append", const="*", default=[], metavar="PASS")
+    group.add_argument("--print-ir-after", nargs="?", action="append", const="*", default=[], metavar="PASS")
+    group.add_argument("--print-ir-after-all", action="store_true")
+    group.add_argument("--print-ir-after-change", action="store_true")
+    group.add_argument("--print-ir-after-failure", action="store_true")
+    group.add_argument(
+        "--why-not", metavar="RULE[@OP]", help="after the passes: where RULE nearly matched, and why it stopped"
+    )
+    group.add_argument(
+        "--dump-graph", type=Path, metavar="FILE", help="draw the result: .dot, or .svg where graphviz is installed"
+    )
+    group.add_argument("--stats", action="store_true", help="count ops, parameters and bytes")
+    group.add_argument("--timing", action="store_true", help="time per pass and rule")
+    group.add_argument("--diff", nargs=2, metavar=("A", "B"), help="compare two models as IR text")
+
+
+def _add_checking(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--verify-each",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="verify the IR after each pass (default)",
+    )
+    group.add_argument(
+        "--check",
+        choices=("off", "rewrites", "passes"),
+        default="off",
+        help="compare numbers before and after each rewrite or pass",
+    )
+    group.add_argument(
+        "--parity",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="run outputs in their real runtime (default for small models)",
+    )
+
+
+def _add_running(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the interpreter computes")
+    group.add_argument("--revision", metavar="R", help="hub revision")
+    group.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    group.add_argument("--seed", type=int, default=0, metavar="N")
+    group.add_argument("--jobs", type=int, default=2, metavar="N", help="threads for computing weights")
+    group.add_argument("-q", "--quiet", action="store_true", help="print only what was asked for")
+    group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
