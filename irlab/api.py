@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError, UsageError
 from .ir import Graph, Module
 from .options import format_value
-from .passmgr import Context, Instrument, PassManager, build_pipeline, type_bytes
+from .passmgr import Context, Instrument, PassManager, type_bytes
 from .pipeline import parse_target
+from .schedule import build_pipeline
 
 if TYPE_CHECKING:
     import torch

@@ -41,13 +41,16 @@ def describe_plugin(name: str) -> str:
     lines = [f"{name}: {inspect.cleandoc(cls.__doc__ or '')}"]
     if issubclass(cls, Pass):
         lines.append(f"\nexactness: {cls.exactness}" + (f" (relative tolerance {cls.rtol:g})" if cls.rtol else ""))
-        if cls.requires:
-            lines.append(f"runs after: {', '.join(cls.requires)} (inserted if missing)")
+        for needed, reason in cls.requires.items():
+            lines.append(f"runs after {needed} (inserted if missing)" + (f": {reason}" if reason else ""))
+        for late, reason in cls.before.items():
+            lines.append(f"cannot run after {late}" + (f": {reason}" if reason else ""))
     if cls.options():
         lines.append("\noptions:")
     for option in cls.options():
-        default = "required" if option.default is MISSING else f"default {format_value(option.default) or 'empty'}"
-        lines.append(f"  {option.text_name:16} {option.type_text}; {default}")
+        default = "required" if option.default is MISSING else f"default {format_value(option.default)}"
+        per_layer = "; also per layer" if option.field in getattr(cls, "per_layer", ()) else ""
+        lines.append(f"  {option.text_name:16} {option.type_text}; {default}{per_layer}")
     return "\n".join(lines)
 
 

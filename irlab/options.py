@@ -53,6 +53,15 @@ class Configurable:
     @classmethod
     def configure(cls: type[C], given: Mapping[str, str]) -> C:
         """An instance with the options `given` as text. Raises UsageError naming option and class."""
+        values = cls.read_options(given)
+        missing = [o.text_name for o in cls.options() if o.default is dataclasses.MISSING and o.field not in values]
+        if missing:
+            raise UsageError(f"{cls.name} needs the option '{missing[0]}'", f"write {cls.name}{{{missing[0]}=...}}")
+        return cls(**values)
+
+    @classmethod
+    def read_options(cls, given: Mapping[str, str]) -> dict[str, Any]:
+        """The values of the options `given` as text, by field. Raises UsageError naming option and class."""
         known = {o.text_name: o for o in cls.options()}
         values: dict[str, Any] = {}
         for key, text in given.items():
@@ -60,19 +69,16 @@ class Configurable:
             if option is None:
                 raise UsageError(f"unknown option '{key}' of {cls.name}", did_you_mean(key, known))
             values[option.field] = option.parse(text, cls.name)
-        missing = [o.text_name for o in known.values() if o.default is dataclasses.MISSING and o.field not in values]
-        if missing:
-            raise UsageError(f"{cls.name} needs the option '{missing[0]}'", f"write {cls.name}{{{missing[0]}=...}}")
-        return cls(**values)
+        return values
 
-    def option_text(self) -> str:
-        """The options that differ from their defaults, as text: `{scheme=int4 group=32}` or nothing."""
-        changed = [
+    def option_text(self, *, resolved: bool = False) -> str:
+        """The options that differ from their defaults (`resolved`: all) as text: `{scheme=int4 group=32}`."""
+        shown = [
             f"{o.text_name}={format_value(getattr(self, o.field))}"
             for o in self.options()
-            if getattr(self, o.field) != o.default
+            if resolved or getattr(self, o.field) != o.default
         ]
-        return "{" + " ".join(changed) + "}" if changed else ""
+        return "{" + " ".join(shown) + "}" if shown else ""
 
     def __str__(self) -> str:
         return self.name + self.option_text()
@@ -120,16 +126,22 @@ def parse_bytes(text: str) -> int:
 
 def format_value(value: object) -> str:
     """The text of an option value, such that reading it gives the value back."""
+    return quoted(_plain(value))
+
+
+def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
         return "none"
-    if isinstance(value, tuple):
-        return ",".join(map(format_value, value))
-    text = str(value)
-    return (
-        text if re.fullmatch(r"[\w.+\-*/:@\[\]]+", text) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    )
+    return ",".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def quoted(text: str) -> str:
+    """`text` as pipeline text takes it: in quotes where it is no plain word."""
+    if re.fullmatch(r"[\w.+\-*/:,@\[\]]+", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def describe_type(hint: Any) -> str:

@@ -9,16 +9,17 @@ class QuantizeEmbeddings(Pass, name="quantize-embeddings", exactness="lossy"):
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from .errors import UsageError
 from .ir import Graph, Module, Value
 from .options import Configurable
-from .pipeline import Step, parse_pipeline
+from .overlay import LayerPattern, LayerRow, Overlay
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -32,32 +33,76 @@ class Pass(Configurable, ABC):
     """A change of a module. Subclasses are frozen dataclasses whose fields are the options.
 
     `exactness` is what the pass promises of the numbers: "exact", "close" (within `rtol`, by reordered arithmetic) or
-    "lossy". `requires` names passes that must have run before and are inserted if they have not; `before` names
-    passes that this one may not follow.
+    "lossy". `requires` names passes that must have run before and are inserted if they have not, `before` passes that
+    this one may not follow; each with the reason, which users are told. `per_layer` names the options that may differ
+    between layers: such a pass asks `self.at(name)` for the options of a weight or module.
     """
 
     exactness: ClassVar[Exactness] = "exact"
     rtol: ClassVar[float] = 0.0
-    requires: ClassVar[tuple[str, ...]] = ()
-    before: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[Mapping[str, str]] = {}
+    before: ClassVar[Mapping[str, str]] = {}
+    per_layer: ClassVar[tuple[str, ...]] = ()
+    layers: Overlay = Overlay()
 
     def __init_subclass__(
         cls,
         name: str = "",
         exactness: Exactness = "exact",
         rtol: float = 1e-4,
-        requires: tuple[str, ...] = (),
-        before: tuple[str, ...] = (),
+        requires: Reasons = (),
+        before: Reasons = (),
+        per_layer: tuple[str, ...] = (),
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
         if name:
-            cls.name, cls.exactness, cls.requires, cls.before = name, exactness, requires, before
+            cls.name, cls.exactness, cls.per_layer = name, exactness, per_layer
+            cls.requires, cls.before = _reasons(requires), _reasons(before)
             cls.rtol = rtol if exactness == "close" else 0.0
 
     @abstractmethod
     def run(self, module: Module, ctx: Context) -> None:
         """Change `module` in place."""
+
+    def explain(self, module: Module) -> str:
+        """What the pass would do to `module`, as far as that can be told without doing it: for `--explain`."""
+        return ""
+
+    def at(self, name: str) -> Self:
+        """This pass with the options that hold for the weight or module path `name`."""
+        return self.layers.at(self, name)
+
+    def with_layers(self, rows: Iterable[LayerRow]) -> Self:
+        """A copy whose options differ for some layers."""
+        made = copy.copy(self)
+        object.__setattr__(made, "layers", Overlay((*self.layers.rows, *rows)))
+        return made
+
+    @classmethod
+    def layer_row(cls, pattern: str, given: Mapping[str, str]) -> LayerRow:
+        """The options `given` as text for the layers that `pattern` names. Raises UsageError."""
+        values = cls.read_options(given)
+        for field_name in values:
+            if field_name not in cls.per_layer:
+                allowed = f"per layer: {', '.join(cls.per_layer)}" if cls.per_layer else "it takes no options per layer"
+                raise UsageError(f"option '{field_name}' of {cls.name} is one for all layers", allowed)
+        return LayerRow(LayerPattern(pattern), values)
+
+    def resolved_text(self) -> str:
+        """The pass as pipeline text with every option, whether default or not."""
+        return f"{self.name}{self.option_text(resolved=True)}{self.layers}"
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}{self.layers}"
+
+
+Reasons = Mapping[str, str] | Sequence[str]
+"""Names of passes, each with a reason or without."""
+
+
+def _reasons(given: Reasons) -> Mapping[str, str]:
+    return given if isinstance(given, Mapping) else dict.fromkeys(given, "")
 
 
 class RulePass(Pass):
@@ -85,6 +130,9 @@ class Repeat(Pass, name="repeat"):
                 ctx.manager.run_pass(step, module)
             if ctx.rewrites == before:
                 return
+
+    def resolved_text(self) -> str:
+        return f"{super().resolved_text()}({','.join(step.resolved_text() for step in self.body)})"
 
     def __str__(self) -> str:
         return f"{super().__str__()}({','.join(map(str, self.body))})"
@@ -227,7 +275,9 @@ class PassManager:
             for instrument in self.instruments:
                 instrument.before_pass(step, module)
             wall, cpu = time.perf_counter(), time.process_time()
+            step.layers.begin(step.name, module)
             step.run(module, self.ctx)
+            step.layers.end(step.name)
             record.seconds, record.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
             record.bytes_after, record.ops_after = stored_bytes(module), len(module.graph)
             for instrument in self.instruments:
@@ -252,53 +302,3 @@ def type_bytes(type: TensorType) -> int:
     columns = type.shape[-1] if type.shape else 1
     bits = type.encoding.bits_per_weight(int(columns)) if type.encoding is not None else type.dtype.bits  # type: ignore[arg-type]
     return int(type.size * bits) // 8
-
-
-def build_pipeline(text: str) -> list[Pass]:
-    """The passes that pipeline `text` names, with required ones inserted and orders checked.
-
-    Raises UsageError or ParseError: an unknown pass, option or value, or an order that cannot work.
-    """
-    return arrange([_configure(step) for step in parse_pipeline(text)])
-
-
-def _configure(step: Step) -> Pass:
-    from .registry import pass_class
-
-    instance = pass_class(step.name).configure(dict(step.options))
-    if isinstance(instance, Repeat):
-        if not step.body or instance.n < 1:
-            raise UsageError("repeat needs a pipeline and at least one round", "write repeat{n=3}(canonicalize,cse)")
-        object.__setattr__(instance, "body", tuple(_configure(inner) for inner in step.body))
-    elif step.body:
-        raise UsageError(f"{step.name} takes no pipeline in parentheses")
-    return instance
-
-
-def _flat(passes: Iterable[Pass]) -> list[Pass]:
-    out: list[Pass] = []
-    for step in passes:
-        out.append(step)
-        if isinstance(step, Repeat):
-            out.extend(_flat(step.body))
-    return out
-
-
-def arrange(passes: Sequence[Pass]) -> list[Pass]:
-    """`passes` with those that they require inserted before them; refuses an order that some pass forbids."""
-    from .registry import pass_class
-
-    out: list[Pass] = []
-    for step in passes:
-        for inner in _flat([step]):
-            have = {p.name for p in _flat(out)}
-            for needed in inner.requires:
-                if needed not in have:
-                    out.extend(p for p in arrange([pass_class(needed)()]) if p.name not in have)
-            late = [p.name for p in _flat(out) if p.name in inner.before]
-            if late:
-                raise UsageError(
-                    f"{inner.name} cannot run after {late[0]}", f"put {inner.name} before {late[0]} in the pipeline"
-                )
-        out.append(step)
-    return out

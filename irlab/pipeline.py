@@ -1,4 +1,8 @@
-"""Pipeline text: `fuse,quantize{scheme=int4 group=32},repeat{n=3}(canonicalize,cse)` read into steps."""
+"""Pipeline text read into steps.
+
+fuse,quantize{scheme=int4 group=32},repeat{n=3}(canonicalize,cse)
+quantize{scheme=int4}@"model.layers.{0..3}.*"{scheme=int8}          options for some layers (see overlay.py)
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,23 @@ _NAME = re.compile(r"[A-Za-z][\w.-]*")
 _VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|([^\s{}"]+)')
 _KEY = re.compile(r"([A-Za-z_][\w-]*)\s*=\s*")
 _SPACE = re.compile(r"\s*")
+
+Options = tuple[tuple[str, str], ...]
+"""Option values as text, by name, as they were written."""
+
 MAX_NESTING = 16
 
 
 @dataclass(frozen=True)
 class Step:
-    """One named step with its options as text, and the pipeline in parentheses behind it."""
+    """One named step with its options as text, for some layers too, and the pipeline in parentheses behind it."""
 
     name: str
-    options: tuple[tuple[str, str], ...] = ()
+    options: Options = ()
     body: tuple[Step, ...] = ()
     column: int = 1
+    layers: tuple[tuple[str, Options], ...] = ()
+    """Layer patterns with the options that hold there."""
 
 
 def parse_pipeline(text: str) -> tuple[Step, ...]:
@@ -72,20 +82,27 @@ def _step(text: str, position: int, depth: int) -> tuple[Step, int]:
     if not match:
         raise _error(text, position, "a pass name was expected")
     name, column, position = match[0], position + 1, match.end()
-    options: tuple[tuple[str, str], ...] = ()
+    options: Options = ()
     body: tuple[Step, ...] = ()
+    layers: list[tuple[str, Options]] = []
     if text.startswith("{", position):
         options, position = _options(text, position + 1, name)
+    while text.startswith("@", position):
+        pattern = _VALUE.match(text, position + 1)
+        if not pattern or not text.startswith("{", pattern.end()):
+            raise _error(text, position, f"{name}: options for layers were expected", 'write @"model.layers.*"{a=b}')
+        special, position = _options(text, pattern.end() + 1, name)
+        layers.append((_unquoted(pattern), special))
     if text.startswith("(", position):
         start = position
         body, position = _steps(text, position + 1, depth + 1)
         if not text.startswith(")", position):
             raise _error(text, start, "this parenthesis is not closed")
         position += 1
-    return Step(name, options, body, column), position
+    return Step(name, options, body, column, tuple(layers)), position
 
 
-def _options(text: str, position: int, name: str) -> tuple[tuple[tuple[str, str], ...], int]:
+def _options(text: str, position: int, name: str) -> tuple[Options, int]:
     start = position - 1
     options: list[tuple[str, str]] = []
     while True:
@@ -102,6 +119,9 @@ def _options(text: str, position: int, name: str) -> tuple[tuple[tuple[str, str]
             raise _error(text, key.end(), f"option '{key[1]}' of {name} has no value")
         if any(key[1] == seen for seen, _ in options):
             raise _error(text, position, f"option '{key[1]}' of {name} is given twice")
-        quoted = value[1]
-        options.append((key[1], value[2] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)))
+        options.append((key[1], _unquoted(value)))
         position = value.end()
+
+
+def _unquoted(value: re.Match[str]) -> str:
+    return value[2] if value[1] is None else re.sub(r"\\(.)", r"\1", value[1])

@@ -22,7 +22,12 @@ _STAYS_F32: Final[dict[type[Op], frozenset[str]]] = {nn.Rope: frozenset({"inv_fr
 
 
 @dataclass(frozen=True)
-class Cast(Pass, name="cast", exactness="lossy", requires=("fuse",)):
+class Cast(
+    Pass,
+    name="cast",
+    exactness="lossy",
+    requires={"fuse": "what must stay f32 inside norms, softmax and rotary angles is known of nn ops"},
+):
     """Changes the dtype that the model computes in, weights, inputs and outputs with it.
 
         @w : bf16[8, 8] = file(...)                  @w : f16[8, 8] = cast(file(...), f16)

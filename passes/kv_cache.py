@@ -13,7 +13,15 @@ from irlab.types import i64, tensor
 
 
 @dataclass(frozen=True)
-class KVCache(Pass, name="kv-cache", requires=("fuse",), before=("kv-cache", "decompose")):
+class KVCache(
+    Pass,
+    name="kv-cache",
+    requires={"fuse": "it looks for nn.attention"},
+    before={
+        "kv-cache": "the graph has a cache already",
+        "decompose": "it looks for nn.attention, which decompose takes apart",
+    },
+):
     """Turns a causal graph into a cached decoder: past in, present out, positions from outside.
 
     New inputs, in the convention of Hugging Face and onnxruntime-genai (N counts attention ops):

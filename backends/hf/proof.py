@@ -73,7 +73,8 @@ def prove(module: Module) -> Proof:
 
 def _normal_form(graph: Graph) -> Graph:
     """`graph` in the one spelling in which graphs are compared."""
-    from irlab.passmgr import Context, PassManager, build_pipeline
+    from irlab.passmgr import Context, PassManager
+    from irlab.schedule import build_pipeline
 
     for op in graph.find(nn.AddRMSNorm):
         results = op.decompose()

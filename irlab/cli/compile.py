@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def compile_input(args: argparse.Namespace) -> int:
     """Do what the options ask with INPUT; the exit status."""
     from ..api import make_backend
-    from ..passmgr import PassManager, build_pipeline
+    from ..passmgr import PassManager
+    from ..schedule import build_pipeline
 
     outputs: list[Output] = args.outputs or [Output("ir", args.ir_output)]
     if args.outputs and args.ir_output:

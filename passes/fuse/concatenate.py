@@ -11,7 +11,7 @@ from irlab.weights import Concat, WeightSymbol
 
 
 @dataclass(frozen=True)
-class FuseQKV(Pass, name="fuse-qkv", requires=("fuse",)):
+class FuseQKV(Pass, name="fuse-qkv", requires={"fuse": "it looks for nn.linear"}):
     """Concatenates the q, k and v projections of an attention into one linear, split afterwards.
 
         %q = nn.linear(%h, @q)              %qkv = nn.linear(%h, @q+k+v)
@@ -31,7 +31,7 @@ class FuseQKV(Pass, name="fuse-qkv", requires=("fuse",)):
 
 
 @dataclass(frozen=True)
-class FuseGateUp(Pass, name="fuse-gate-up", requires=("fuse",)):
+class FuseGateUp(Pass, name="fuse-gate-up", requires={"fuse": "it looks for nn.gated_mlp"}):
     """Spells a gated MLP out with gate and up as one linear over concatenated weights."""
 
     def run(self, module: Module, ctx: Context) -> None:

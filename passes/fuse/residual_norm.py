@@ -28,7 +28,7 @@ class FuseAddRMSNorm(Rule):
 
 
 @dataclass(frozen=True)
-class FuseResidualNorm(RulePass, name="fuse-residual-norm", requires=("fuse",)):
+class FuseResidualNorm(RulePass, name="fuse-residual-norm", requires={"fuse": "it looks for nn.rms_norm"}):
     """Joins a residual addition with the rms_norm behind it, for targets with one kernel for both.
 
     Not part of fuse: on ONNX Runtime's CPU provider the joined kernel is slower than the two ops.

@@ -18,7 +18,7 @@ _BITS_OF: Final = {f"int{bits}": bits for bits in BITS}
 
 
 @dataclass(frozen=True)
-class Quantize(Pass, name="quantize", exactness="lossy"):
+class Quantize(Pass, name="quantize", exactness="lossy", per_layer=("scheme", "group", "sym", "scale", "embeddings")):
     """Stores the matrices of linear layers as integers with a scale for each group of columns.
 
         @w : bf16[512, 512] = file(...)       @w : q<int4, sym, group=32, scale=f16>[512, 512] = encode(file(...), ...)
@@ -27,13 +27,14 @@ class Quantize(Pass, name="quantize", exactness="lossy"):
     Codes are the nearest integers under scales that are searched, group by group, for the least weighted squared error
     (irlab/encodings/search.py). No value is computed until a backend asks for it.
 
-    `scheme`: int2, int3, int4, int5, int6, int8. `group`: columns to a scale; 0 for one scale to a row. `sym=false`
-    adds zero points. `scale`: how scales are stored. `exclude`: names of weights to leave alone (`*` and `?` match).
+    `scheme`: int2, int3, int4, int5, int6, int8; none leaves matrices alone, those of some layers, say. `group`:
+    columns to a scale; 0 for one scale to a row. `sym=false` adds zero points. `scale`: how scales are stored.
+    `exclude`: names of weights to leave alone (`*` and `?` match).
     `embeddings`: the scheme for embedding tables and heads tied to them; none leaves them alone.
     `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, or keep it as it is.
     """
 
-    scheme: Literal["int2", "int3", "int4", "int5", "int6", "int8"] = "int4"
+    scheme: Literal["int2", "int3", "int4", "int5", "int6", "int8", "none"] = "int4"
     group: int = 32
     sym: bool = True
     scale: Literal["f16", "bf16", "f32"] = "f16"
@@ -46,9 +47,9 @@ class Quantize(Pass, name="quantize", exactness="lossy"):
         counts: Counter[str] = Counter()
         for candidate in candidates(module.graph):
             name = candidate.symbol.name
-            encoding = self._encoding(candidate.role)
+            encoding = self.at(name)._encoding(candidate.role)
             if encoding is None:
-                counts["keep-embedding"] += 1
+                counts["keep-embedding" if candidate.role is Role.EMBEDDING else "keep-layer"] += 1
             elif excluded(name, self.exclude):
                 counts["keep-excluded"] += 1
             elif self._fits(name, static_shape(candidate.symbol.type), encoding):

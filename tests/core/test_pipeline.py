@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from irlab.errors import IrlabError, ParseError, UsageError
 from irlab.ir import Graph, Module
 from irlab.options import Bytes, parse_bytes
-from irlab.passmgr import Context, Pass, PassManager, arrange, build_pipeline
+from irlab.passmgr import Context, Pass, PassManager
 from irlab.pipeline import Step, parse_pipeline, parse_target
+from irlab.schedule import arrange, build_pipeline, configure, schedule
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,20 @@ def test_options_are_read_by_their_annotations() -> None:
     assert example == Example(3, 1e-3, True, "int8", ("a", "b.*"), Bytes(700_000_000))
     steps = parse_pipeline(str(example))
     assert Example.configure(dict(steps[0].options)) == example
+
+
+@given(
+    names=st.lists(st.text(alphabet='ab.*" \\{}', min_size=1).filter(lambda text: "," not in text)).map(tuple),
+    size=st.none() | st.integers(0, 1 << 40).map(Bytes),
+    fast=st.booleans(),
+)
+def test_a_pass_with_every_option_written_out_reads_back(
+    names: tuple[str, ...], size: Bytes | None, fast: bool
+) -> None:
+    example = Example(names=names, size=size, fast=fast)
+    for text in (str(example), example.resolved_text()):
+        (step,) = parse_pipeline(text)
+        assert Example.configure(dict(step.options)) == example
 
 
 @pytest.mark.parametrize(
@@ -98,6 +113,23 @@ def test_required_passes_are_inserted_and_forbidden_orders_refused() -> None:
 
     with pytest.raises(UsageError, match="early cannot run after example"):
         arrange([Example(), Early()])
+
+
+def test_reasons_are_told() -> None:
+    (fuse, cache) = schedule(configure("kv-cache"))
+    assert (fuse.step.name, fuse.needed_by, cache.needed_by) == ("fuse", "kv-cache", "")
+    assert "nn.attention" in fuse.reason
+    with pytest.raises(UsageError, match=r"kv-cache cannot run after decompose: it looks for nn\.attention"):
+        build_pipeline("fuse,decompose,kv-cache")
+    with pytest.raises(UsageError, match="cannot run after decompose"):
+        build_pipeline("fuse,repeat(decompose),kv-cache")
+
+
+def test_what_a_repeated_pass_requires_runs_once_before_it() -> None:
+    assert [str(p) for p in build_pipeline("repeat(fuse-qkv,fuse-gate-up)")] == [
+        "fuse",
+        "repeat(fuse-qkv,fuse-gate-up)",
+    ]
 
 
 @pytest.mark.parametrize("text", ["repeat{n=3}", "repeat{n=0}(cse)"])
