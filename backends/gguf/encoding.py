@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from irlab.backends.gguf.ggml import GGMLType, dequantize, ggml_type, quantize
-from irlab.encodings import Codes, Encoding, IntegerEncoding
+from irlab.encodings import Codes, Encoding, Extent, IntegerEncoding
 from irlab.encodings.base import AnyArray, Floats
 from irlab.errors import InputError
 from irlab.types import TensorType, f16, tensor, u8
@@ -34,7 +34,7 @@ class GGMLEncoding(Encoding, family="ggml"):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         self.ggml_type.row_bytes(shape[-1] if shape else 1)
 
-    def encode(self, rows: AnyArray, importance: Floats | None = None) -> Codes:
+    def encode(self, rows: AnyArray, importance: Floats | None = None, extent: Extent | None = None) -> Codes:
         return {"blocks": quantize(rows, self.ggml_type, importance)}
 
     def decode(self, codes: Codes) -> Floats:

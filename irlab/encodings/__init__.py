@@ -3,11 +3,25 @@
 An encoding is the element of a tensor type: `q<int4, sym, group=32, scale=f16>[4096, 4096]`. Groups run along the last
 axis (the input features of a weight matrix), so rows can be encoded and decoded independently.
 
-    base.py     what an encoding is, and its text       integer.py  integers with scales per group
+    base.py     what an encoding is, and its text       levels.py   encodings made of levels under scales
+    grid.py     rounding column by column               integer.py  integers with scales per group
     search.py   the scales that lose least
 """
 
 from .base import Codes, Encoding, parse_encoding
-from .integer import BITS, IntegerEncoding
+from .grid import Extent, Grid
+from .integer import BITS, TENSOR, IntegerEncoding
+from .levels import LevelEncoding, extent_of
 
-__all__ = ["BITS", "Codes", "Encoding", "IntegerEncoding", "parse_encoding"]
+__all__ = [
+    "BITS",
+    "TENSOR",
+    "Codes",
+    "Encoding",
+    "Extent",
+    "Grid",
+    "IntegerEncoding",
+    "LevelEncoding",
+    "extent_of",
+    "parse_encoding",
+]

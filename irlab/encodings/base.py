@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
 from ..types import DType, TensorType, f32
+
+if TYPE_CHECKING:
+    from .grid import Extent, Grid
 
 AnyArray = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -50,10 +53,27 @@ class Encoding(ABC):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise InputError, naming the sizes, if a tensor of this shape cannot be encoded."""
 
+    @property
+    def tensor_wide(self) -> bool:
+        """Whether a parameter belongs to a whole tensor, so that `encode` must be told its extent."""
+        return False
+
     @abstractmethod
-    def encode(self, rows: AnyArray, importance: Floats | None = None) -> Codes:
-        """Encode rows: floats[..., columns] of any width; `importance`: f32[columns], weights of the squared error.
+    def encode(self, rows: AnyArray, importance: Floats | None = None, extent: Extent | None = None) -> Codes:
+        """Encode rows: floats[..., columns] of any width; `importance`: f32[columns], weights of the squared error;
+        `extent`: of the tensor that the rows are of (of the rows where it is None), read if `tensor_wide`.
         Raises InputError for NaN, infinities, and numbers that the scales cannot reach."""
+
+    def grid(self, rows: int, columns: int, importance: Floats | None = None, extent: Extent | None = None) -> Grid:
+        """A grid without parameters yet, for a matrix [rows, columns]: see grid.py. Raises InputError where codes
+        stand for several numbers at once."""
+        raise InputError(f"{self} has no grid of single numbers to round columns to", "use method=rtn")
+
+    def fit(self, rows: Floats, importance: Floats | None = None, extent: Extent | None = None) -> Grid:
+        """The grid whose parameters are all chosen from `rows`: f32[rows, columns]."""
+        grid = self.grid(rows.shape[0], rows.shape[1], importance, extent)
+        grid.fit(0, rows)
+        return grid
 
     @abstractmethod
     def decode(self, codes: Codes) -> Floats:

@@ -45,7 +45,7 @@ _ROUNDING: Final = np.float32(1e-6)
 
 
 @dataclass(frozen=True)
-class Grid:
+class IntegerGrid:
     """The codes lowest..highest of an integer encoding of `bits`, and the NumPy dtype in which scales are stored."""
 
     bits: int
@@ -61,7 +61,7 @@ class Grid:
 
 
 @lru_cache
-def candidates(grid: Grid, size: int) -> tuple[float, ...]:
+def candidates(grid: IntegerGrid, size: int) -> tuple[float, ...]:
     """The numbers of steps to try for groups of `size` numbers, the full grid first. Whole numbers are among them, so
     that what is on such a grid already is found again (under half the grid too: in twice the steps)."""
     low, high, count = _SPANS[grid.bits]
@@ -76,17 +76,16 @@ def candidates(grid: Grid, size: int) -> tuple[float, ...]:
     return tuple(sorted(steps, key=lambda step: abs(step - grid.full)))
 
 
-def search_scales(groups: Floats, grid: Grid, importance: Floats | None) -> tuple[AnyArray, AnyArray, AnyArray | None]:
-    """The best codes, scales and zero points found for groups f32[n, size].
+def search_scales(groups: Floats, grid: IntegerGrid, importance: Floats | None) -> tuple[AnyArray, AnyArray | None]:
+    """The best scales and zero points found for groups f32[n, size].
 
     `importance`: f32[m, size], row i % m for group i: the weights of the squared errors. None stands
     for sqrt(mean(x^2) + x^2) within each group: what is large matters more in language models (all alike, the default
     of MSE searches, can end up worse than plain rounding). No group has a larger weighted error than by plain rounding.
-    Returns codes i8 or u8[n, size], scales[n] and, for an asymmetric grid, zeros u8[n].
+    Returns scales[n] and, for an asymmetric grid, zeros u8[n].
     Raises InputError for NaN, infinities, and numbers whose scale cannot be stored.
     """
     n, size = groups.shape
-    codes = np.empty(groups.shape, np.int8 if grid.symmetric else np.uint8)
     scales = np.empty(n, grid.scale)
     zeros = None if grid.symmetric else np.empty(n, np.uint8)
     step = max(1, _BLOCK_ELEMENTS // size)
@@ -96,11 +95,10 @@ def search_scales(groups: Floats, grid: Grid, importance: Floats | None) -> tupl
         if importance is not None:
             weights = np.ascontiguousarray(importance[np.arange(at.start, at.stop) % len(importance)].T)
         block = _Block(np.ascontiguousarray(groups[at].T), grid, weights)
-        found, scales[at], zero = block.search()
-        codes[at] = found.T
+        scales[at], zero = block.search()
         if zeros is not None:
             zeros[at] = zero
-    return codes, scales, zeros
+    return scales, zeros
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
@@ -124,7 +122,7 @@ class _Block:
     less their zero point, and scales as scales of y.
     """
 
-    def __init__(self, x: Floats, grid: Grid, importance: Floats | None) -> None:
+    def __init__(self, x: Floats, grid: IntegerGrid, importance: Floats | None) -> None:
         self.grid = grid
         top, bottom = x.max(0), x.min(0)
         if not (np.isfinite(top) & np.isfinite(bottom)).all():
@@ -144,8 +142,8 @@ class _Block:
         self.importance = importance
         self.q, self.rest, self.scratch = (np.empty_like(self.y) for _ in range(3))
 
-    def search(self) -> tuple[AnyArray, AnyArray, AnyArray]:
-        """Codes[size, n], scales[n] and zero points[n] of the best scales found."""
+    def search(self) -> tuple[AnyArray, AnyArray]:
+        """The best scales[n] found, and their zero points[n]."""
         inverse, kept_zero = self.lay(self.grid.full)
         kept = self.store(_inverse(inverse))
         if not np.isfinite(kept).all():
@@ -159,8 +157,7 @@ class _Block:
             better = tried < error
             kept, kept_zero = np.where(better, stored, kept), np.where(better, zero, kept_zero)
             error = np.where(better, tried, error)
-        self.round(_inverse(self.load(kept)), kept_zero)
-        return self.q + kept_zero, kept, kept_zero
+        return kept, kept_zero
 
     def best_candidate(self) -> tuple[Floats, Floats]:
         """The fitted scale and the zero point that lose least once the scale is stored."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from ..encodings import Codes, Encoding
+from ..encodings import Codes, Encoding, Extent, extent_of
 from ..errors import IRError
 from ..types import TensorType
 from .recipe import AnyArray, Recipe, static_shape
@@ -26,8 +27,16 @@ class Encode(Recipe):
     def type(self) -> TensorType:
         return self.source.type.with_element(self.encoding)
 
+    @cached_property
+    def extent(self) -> Extent | None:
+        """The extent of `source` where the encoding asks for it: found in one pass over all rows."""
+        if not self.encoding.tensor_wide:
+            return None
+        extents = [extent_of(self.source.rows(start, stop)) for start, stop in self.source.chunks()]
+        return Extent(min(e.low for e in extents), max(e.high for e in extents)) if extents else Extent(0, 0)
+
     def codes(self, start: int, stop: int) -> Codes:
-        return self.encoding.encode(self.source.rows(start, stop))
+        return self.encoding.encode(self.source.rows(start, stop), extent=self.extent)
 
     def rows(self, start: int, stop: int) -> AnyArray:
         return self.encoding.decode(self.codes(start, stop))

@@ -28,8 +28,8 @@ class Quantize(Pass, name="quantize", exactness="lossy", per_layer=("scheme", "g
     (irlab/encodings/search.py). No value is computed until a backend asks for it.
 
     `scheme`: int2, int3, int4, int5, int6, int8; none leaves matrices alone, those of some layers, say. `group`:
-    columns to a scale; 0 for one scale to a row. `sym=false` adds zero points. `scale`: how scales are stored.
-    `exclude`: names of weights to leave alone (`*` and `?` match).
+    columns to a scale; 0: one scale to a row, -1: one to a tensor. `sym=false` adds zero points. `scale`: how scales
+    are stored. `exclude`: names of weights to leave alone (`*` and `?` match).
     `embeddings`: the scheme for embedding tables and heads tied to them; none leaves them alone.
     `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, or keep it as it is.
     """

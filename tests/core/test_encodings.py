@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from irlab.encodings import BITS, IntegerEncoding, parse_encoding
-from irlab.encodings.search import Grid, candidates
+from irlab.encodings.search import IntegerGrid, candidates
 from irlab.errors import InputError
-from irlab.types import bf16, f16, f32, tensor
+from irlab.types import bf16, f16, f32, i8, tensor
+from irlab.weights import Array, Encode
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,6 +26,10 @@ encodings = st.builds(
     group=st.sampled_from([0, 8, 32]),
     scale=st.sampled_from([f16, bf16, f32]),
 )
+coarse = st.builds(
+    IntegerEncoding, st.sampled_from(BITS), st.booleans(), st.just(-1), st.sampled_from([f16, f32])
+) | st.builds(IntegerEncoding, st.sampled_from(BITS), st.booleans(), st.sampled_from([8, 32]), st.just(i8))
+"""One scale for a tensor, and scales that are themselves integers."""
 
 
 @st.composite
@@ -74,7 +79,7 @@ def plain_rounding(x: Floats, encoding: IntegerEncoding) -> Floats:
     return (q * scale).astype(np.float32).reshape(x.shape)
 
 
-@given(encodings)
+@given(encodings | coarse)
 def test_text_round_trips(encoding: IntegerEncoding) -> None:
     assert parse_encoding(str(encoding)) == encoding
 
@@ -148,7 +153,27 @@ def test_any_codes_of_few_bits_are_found_again(bits: int, seed: int) -> None:
     np.testing.assert_array_equal(encoding.decode(encoding.encode(x)), x)
 
 
-@given(encodings, matrices())
+@given(coarse, matrices())
+def test_errors_are_a_step_of_the_widest_group_at_most(encoding: IntegerEncoding, x: Floats) -> None:
+    y = encoding.decode(encoding.encode(x))
+    reach = np.abs(x).max(initial=1e-6) if encoding.symmetric else x.max(initial=0) - x.min(initial=0)
+    steps = -encoding.lowest if encoding.symmetric else encoding.highest
+    # A step of clipping or rounding, and what the scale is off by when stored.
+    assert np.abs(x - y).max() <= 1.5 * reach / steps + 0.02 * reach + 1e-7
+
+
+def test_one_scale_serves_a_tensor_that_is_encoded_in_pieces() -> None:
+    x = np.random.default_rng(5).standard_normal((8, 32), dtype=np.float32)
+    for encoding in (IntegerEncoding(8, True, -1, f32), IntegerEncoding(8, False, -1, f16)):
+        whole = encoding.encode(x)
+        assert len(np.unique(whole["scales"])) == 1
+        recipe = Encode(Array(tensor("f32", x.shape), x), encoding)
+        pieces = [recipe.codes(start, start + 2) for start in range(0, 8, 2)]
+        for name, part in whole.items():
+            np.testing.assert_array_equal(np.concatenate([piece[name] for piece in pieces]), part)
+
+
+@given(encodings | coarse, matrices())
 def test_packing_is_lossless(encoding: IntegerEncoding, x: Floats) -> None:
     codes = encoding.encode(x)
     packed = encoding.pack(codes)
@@ -220,7 +245,7 @@ def test_the_search_beats_plain_rounding_on_normal_weights() -> None:
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_candidates_begin_with_plain_rounding_and_stay_few(bits: int, symmetric: bool) -> None:
     encoding = IntegerEncoding(bits, symmetric)
-    grid = Grid(bits, encoding.lowest, encoding.highest, symmetric, np.dtype(np.float16))
+    grid = IntegerGrid(bits, encoding.lowest, encoding.highest, symmetric, np.dtype(np.float16))
     for size in (32, 128, 4096):
         found = candidates(grid, size)
         assert found[0] == grid.full and 8 <= len(found) <= 40 and len(set(found)) == len(found)

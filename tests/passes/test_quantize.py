@@ -190,8 +190,8 @@ def test_bad_options_are_refused(text: str, reason: str) -> None:
 
 
 def test_a_negative_group_is_refused() -> None:
-    with pytest.raises(InputError, match="a group of -1 columns"):
-        quantized(language_model(), group=-1)
+    with pytest.raises(InputError, match="a group of -2 columns"):
+        quantized(language_model(), group=-2)
 
 
 def test_the_pass_computes_nothing() -> None:
