@@ -1,4 +1,4 @@
-"""What all tests share. Standing here, it also puts this folder on the path: `from strategies import modules`."""
+"""What all tests share. Standing here, it also puts this folder on the path: `from tiny_models import tiny_model`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import attribute_values, modules, odd_names, weight_symbols
 
 import irlab
 import irlab.text
@@ -20,6 +19,7 @@ from irlab import GraphBuilder, dims, nn, prim
 from irlab.errors import IRError, IrlabError, ParseError
 from irlab.ir import Graph, Loc, Module, Weight
 from irlab.ops.control import if_
+from irlab.testing.strategies import attribute_values, modules, odd_names, weight_symbols
 from irlab.text import parse_module, print_module
 from irlab.text.attributes import value_text
 from irlab.text.cursor import Cursor

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
-from strategies import modules
 
 from irlab import GraphBuilder, nn, prim
 from irlab.errors import IRError
 from irlab.ir import Graph, Module, Return, Value, Weight
 from irlab.ops.control import if_
+from irlab.testing.strategies import modules
 from irlab.types import bool_, f32, i64, tensor
 from irlab.verify import verify, verify_graph
 from irlab.weights import Random, WeightSymbol
