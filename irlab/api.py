@@ -133,30 +133,31 @@ def emit_with(
     backend: Backend, module: Module, out: Path, *, parity: bool | None, force: bool, ctx: Context | None = None
 ) -> Emitted:
     """`emit`, with a backend that is already configured."""
-    import time
-
     from .outputs import size_bytes, whole_output
     from .parity import Parity, check_parity, require_parity
     from .passmgr import Context
     from .verify import verify
 
     ctx = ctx or Context(targets=(backend.name,))
-    started = time.perf_counter()
-    legal = backend.legalise(module.clone(), ctx)
-    verify(legal)
-    _require_weights(legal)
-    needed = backend.estimate_bytes(legal)
-    with whole_output(out, directory=backend.is_directory(out), force=force, bytes_needed=needed) as temporary:
-        backend.write(legal, temporary, ctx)
-        seconds = time.perf_counter() - started
-        measured = Parity(skipped="not asked for")
-        if parity is not False:
-            measured = check_parity(backend, legal, temporary, seed=ctx.seed, insist=bool(parity))
-        if parity and measured.skipped:
-            raise UsageError(f"parity of {out} cannot be checked: {measured.skipped}")
-        require_parity(measured, out)
+    with ctx.clock.span(f"emit {backend}"):
+        with ctx.clock.span("legalise") as legalising:
+            legal = backend.legalise(module.clone(), ctx)
+            verify(legal)
+        _require_weights(legal)
+        needed = backend.estimate_bytes(legal)
+        with whole_output(out, directory=backend.is_directory(out), force=force, bytes_needed=needed) as temporary:
+            with ctx.clock.span("write") as writing:
+                backend.write(legal, temporary, ctx)
+            writing.weights_computed = sum(bool(symbol.recipe.inputs) for symbol in legal.weights.values())
+            measured = Parity(skipped="not asked for")
+            if parity is not False:
+                with ctx.clock.span("parity"):
+                    measured = check_parity(backend, legal, temporary, seed=ctx.seed, insist=bool(parity))
+            if parity and measured.skipped:
+                raise UsageError(f"parity of {out} cannot be checked: {measured.skipped}")
+            require_parity(measured, out)
     notes = tuple(legal.metadata.get("notes", ()))
-    return Emitted(backend.name, out, size_bytes(out), measured, seconds, notes)
+    return Emitted(backend.name, out, size_bytes(out), measured, legalising.seconds + writing.seconds, notes)
 
 
 def _require_weights(module: Module) -> None:

@@ -1,4 +1,4 @@
-"""What `irlab-opt` prints about plug-ins, plans, timing, statistics and rules that did not match."""
+"""What `irlab-opt` prints about plug-ins, plans, statistics and rules that did not match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import registry
 from .errors import InputError, UsageError
 from .ir import Module
 from .options import Configurable, did_you_mean, format_value
-from .passmgr import Pass, PassRecord, RulePass, stored_bytes, type_bytes
+from .passmgr import Pass, RulePass, stored_bytes, type_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,20 +79,6 @@ def _text(table: Table) -> str:
     out = io.StringIO()
     Console(file=out, width=100).print(table)
     return out.getvalue().rstrip()
-
-
-def timing_table(records: Sequence[PassRecord]) -> str:
-    """Wall and CPU seconds per pass, with its rules below it."""
-    from rich.table import Table
-
-    table = Table("pass / rule", "wall s", "CPU s", "rewrites", "ops", "weights computed", title="timing")
-    for r in records:
-        ops = f"{r.ops_before} -> {r.ops_after}"
-        table.add_row(r.text, f"{r.seconds:.3f}", f"{r.cpu_seconds:.3f}", str(r.rewrites), ops, str(r.weights_computed))
-        for rule, hits in sorted(r.rules.items()):
-            seconds = f"{r.rule_seconds[rule]:.3f}" if rule in r.rule_seconds else ""
-            table.add_row(f"  {rule}", seconds, "", str(hits), "", "")
-    return _text(table)
 
 
 def stats_table(module: Module) -> str:

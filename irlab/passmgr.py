@@ -10,7 +10,6 @@ class QuantizeEmbeddings(Pass, name="quantize-embeddings", exactness="lossy"):
 from __future__ import annotations
 
 import copy
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from .errors import UsageError
 from .ir import Graph, Module, Value
 from .options import Configurable
 from .overlay import LayerPattern, LayerRow, Overlay
+from .timing import Clock, Span
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -156,8 +156,20 @@ class PassRecord:
     ops_before: int = 0
     ops_after: int = 0
     rules: dict[str, int] = field(default_factory=dict)
-    rule_seconds: dict[str, float] = field(default_factory=dict)
+    rule_seconds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Wall and CPU seconds of each rule that was timed."""
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def note_span(self, span: Span) -> None:
+        """Take over the times of a pass that ran, and tell its span what it did, rule by rule."""
+        self.seconds, self.cpu_seconds = span.seconds, span.cpu_seconds
+        span.rewrites, span.weights_computed = self.rewrites, self.weights_computed
+        span.ops = (self.ops_before, self.ops_after)
+        names = sorted(
+            {*self.rules, *self.rule_seconds}, key=lambda name: self.rule_seconds.get(name, (0.0,)), reverse=True
+        )
+        for name in names:
+            span.children.append(Span(name, *self.rule_seconds.get(name, (0.0, 0.0)), rewrites=self.rules.get(name, 0)))
 
     def as_dict(self) -> dict[str, Any]:
         """For `--report`."""
@@ -201,6 +213,7 @@ class Context:
     jobs: int = 2
     progress: Progress = field(default_factory=Progress)
     check_rewrite: Observer | None = None
+    clock: Clock = field(default_factory=Clock)
     manager: PassManager = field(init=False, repr=False)
     rewrites: int = field(default=0, init=False)
     record: PassRecord = field(default_factory=lambda: PassRecord(""), init=False)
@@ -226,8 +239,9 @@ class Context:
             timing=self.manager.timing,
         )
         self.note_rewrites(result.hits)
-        for name, seconds in result.seconds.items():
-            self.record.rule_seconds[name] = self.record.rule_seconds.get(name, 0.0) + seconds
+        for name, (wall, cpu) in result.seconds.items():
+            earlier = self.record.rule_seconds.get(name, (0.0, 0.0))
+            self.record.rule_seconds[name] = (earlier[0] + wall, earlier[1] + cpu)
         return result.total
 
     def note_rewrites(self, hits: dict[str, int]) -> None:
@@ -274,12 +288,12 @@ class PassManager:
         try:
             for instrument in self.instruments:
                 instrument.before_pass(step, module)
-            wall, cpu = time.perf_counter(), time.process_time()
-            step.layers.begin(step.name, module)
-            step.run(module, self.ctx)
-            step.layers.end(step.name)
-            record.seconds, record.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+            with self.ctx.clock.span(record.text) as span:
+                step.layers.begin(step.name, module)
+                step.run(module, self.ctx)
+                step.layers.end(step.name)
             record.bytes_after, record.ops_after = stored_bytes(module), len(module.graph)
+            record.note_span(span)
             for instrument in self.instruments:
                 instrument.after_pass(step, module, record)
         except Exception as error:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any, ClassVar, Final, TypeAlias
 
 from .errors import IRError, IrlabError
@@ -94,10 +94,11 @@ Observer: TypeAlias = Callable[[Rule, Match, "tuple[Value, ...]"], None]
 
 @dataclass
 class Rewrites:
-    """What the driver did: rewrites per rule and, if it was asked to time, seconds spent in each rule."""
+    """What the driver did: rewrites per rule and, if it was asked to time, what each rule took."""
 
     hits: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Wall and CPU seconds per rule."""
     declined: dict[str, int] = field(default_factory=dict)
     """Matches left alone because their replacement would have made a cycle, per rule."""
 
@@ -152,13 +153,25 @@ def rewrite(
 class _Entry:
     """One matcher of one rule, with what the driver needs at hand."""
 
-    __slots__ = ("declined", "expected", "hits", "locs", "match", "matcher", "rewrite", "rule", "seconds", "single")
+    __slots__ = (
+        "cpu_seconds",
+        "declined",
+        "expected",
+        "hits",
+        "locs",
+        "match",
+        "matcher",
+        "rewrite",
+        "rule",
+        "seconds",
+        "single",
+    )
 
     def __init__(self, rule: Rule, matcher: Matcher, timing: bool) -> None:
         self.rule, self.matcher = rule, matcher
         self.match: Callable[[Op], Match | None] = matcher.match
         self.rewrite: Callable[[Match], Value | tuple[Value, ...]] = rule.rewrite
-        self.hits, self.declined, self.seconds = 0, 0, 0.0
+        self.hits, self.declined, self.seconds, self.cpu_seconds = 0, 0, 0.0, 0.0
         self.single = len(rule.patterns) == 1
         self.locs: dict[Loc | None, Loc] = {}
         if timing:
@@ -166,11 +179,12 @@ class _Entry:
 
     def timed(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def measure(argument: Any) -> Any:
-            start = perf_counter()
+            wall, cpu = perf_counter(), thread_time()
             try:
                 return function(argument)
             finally:
-                self.seconds += perf_counter() - start
+                self.seconds += perf_counter() - wall
+                self.cpu_seconds += thread_time() - cpu
 
         return measure
 
@@ -195,7 +209,8 @@ class _Driver:
             name = entry.rule.name
             result.hits[name] += entry.hits
             if entry.seconds:
-                result.seconds[name] = result.seconds.get(name, 0.0) + entry.seconds
+                wall, cpu = result.seconds.get(name, (0.0, 0.0))
+                result.seconds[name] = (wall + entry.seconds, cpu + entry.cpu_seconds)
             if entry.declined:
                 result.declined[name] = result.declined.get(name, 0) + entry.declined
 

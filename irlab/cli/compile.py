@@ -38,7 +38,8 @@ def compile_input(args: argparse.Namespace) -> int:
     ctx = _context(args, [b.name for b in backends if b.name != "ir"])
     manager = PassManager(passes, ctx, _instruments(args))
     manager.timing = args.timing
-    module = _load(args)
+    with ctx.clock.span("lift"):
+        module = _load(args)
     records = manager.run(module)
     if args.check == "rewrites" and not args.quiet:
         print(f"check rewrites: {ctx.check_rewrite}", file=sys.stderr)
@@ -53,7 +54,11 @@ def compile_input(args: argparse.Namespace) -> int:
     finally:
         # What was done before a failure is worth a report too.
         if args.report:
-            _write_report(args, records, emitted)
+            _write_report(args, records, emitted, ctx)
+        if args.timing:
+            from ..timing import timing_table
+
+            print(timing_table(ctx.clock.total()), file=sys.stderr)
 
 
 def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backends: Sequence[Backend]) -> None:
@@ -118,8 +123,6 @@ def _instruments(args: argparse.Namespace) -> list[Instrument]:
 def _look(args: argparse.Namespace, module: Module, manager: PassManager) -> None:
     from .. import describe
 
-    if args.timing:
-        print(describe.timing_table(manager.records), file=sys.stderr)
     if args.stats:
         print(describe.stats_table(module), file=sys.stderr)
     if args.why_not:
@@ -167,7 +170,7 @@ def _emit_all(
     return status
 
 
-def _write_report(args: argparse.Namespace, records: list[PassRecord], emitted: list[Emitted]) -> None:
+def _write_report(args: argparse.Namespace, records: list[PassRecord], emitted: list[Emitted], ctx: Context) -> None:
     import json
 
     from ..outputs import whole_output
@@ -180,6 +183,7 @@ def _write_report(args: argparse.Namespace, records: list[PassRecord], emitted: 
         "parity": {str(e.out): e.parity.as_dict() for e in emitted},
         "bytes": {str(e.out): e.bytes for e in emitted},
         "seconds": {str(e.out): e.seconds for e in emitted},
+        "timing": ctx.clock.total().as_dict(),
     }
     with whole_output(args.report, directory=False, force=True) as path:
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
