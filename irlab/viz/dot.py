@@ -1,113 +1,204 @@
-"""Graphviz pictures: clusters by module path, symbolic shapes on edges, encodings and sizes on weights."""
+"""How does a picture read as a Graphviz file? Nested clusters, colours by family, symbolic shapes on edges."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from html import escape
+from typing import Any, Final
 
-from ..ir import Graph, Module, Op, Return, Value, Weight
-from ..ops import prim
-from .fold import Folding, fold
+from ..errors import InputError
+from .families import FAMILIES, Family
+from .picture import ROOT, Edge, Group, Node, Picture
+from .quantities import bytes_text, count_text
 
-MAX_NODES = 5_000
-"""Above this many nodes graphviz takes minutes: the picture is refused."""
+FONT: Final = "Helvetica,Arial,sans-serif"
+TEXT: Final = "#22262c"
+FAINT: Final = "#6b727d"
+RULE: Final = "#c3c8d0"
+GROUND: Final = ("#ffffff", "#f6f7f9")
+"""The grounds of nested frames, in turn."""
+MAX_ATTRIBUTES: Final = 4
+MAX_TEXT: Final = 48
 
-_FAMILY_COLOURS = {"nn": "#cfe8ff", "prim": "#eeeeee", "ctl": "#ffe4b3", "call": "#ffd0d0", "return": "#d5f5d5"}
-_WEIGHT_COLOUR = "#fff5c2"
+
+def draw(picture: Picture) -> Any:
+    """`picture` as a `pydot.Dot`. Raises InputError where pydot is not installed."""
+    return _Drawing(picture).draw()
 
 
-def draw(module: Module, *, full: bool = False) -> Any:
-    """The picture of `module` as a `pydot.Dot`. Raises InputError where it would be too large to lay out."""
-    try:
-        import pydot
-    except ImportError:
-        from ..errors import InputError
+class _Drawing:
+    def __init__(self, picture: Picture) -> None:
+        try:
+            import pydot
+        except ImportError:
+            raise InputError("drawing graphs needs pydot", "pip install 'irlab[viz]'") from None
+        self.pydot, self.picture = pydot, picture
+        self.names = {name: f"n{number}" for number, name in enumerate(picture.nodes)}
+        self.frames = {name: f"g{number}" for number, name in enumerate(picture.groups)}
+        self.weights = _weights_of_one_user(picture)
+        self.hidden = {weight.id for weights in self.weights.values() for weight in weights}
 
-        raise InputError("drawing graphs needs pydot", "pip install 'irlab[viz]'") from None
-    graph = module.graph
-    folding = Folding({op: op for op in graph.topo()}) if full else fold(graph)
-    shown = dict.fromkeys(folding.shown.values())
-    if len(shown) > MAX_NODES:
-        from ..errors import InputError
-
-        raise InputError(
-            f"{len(shown)} nodes are more than graphviz can lay out", "run fuse first, or dump without --dump-full"
+    def draw(self) -> Any:
+        title = "\n".join(filter(None, (self.picture.name, self.picture.note)))
+        drawing = self.pydot.Dot(
+            _quote(self.picture.name),
+            graph_type="digraph",
+            bgcolor=_quote(GROUND[0]),
+            fontname=_quote(FONT),
+            fontcolor=_quote(TEXT),
+            fontsize="18",
+            label=_quote(title),
+            labelloc="t",
+            nodesep="0.3",
+            ranksep="0.35",
+            pad="0.3",
         )
-    picture = pydot.Dot(_quote(module.name), graph_type="digraph", rankdir="TB", fontname="Helvetica")
-    picture.set_node_defaults(shape="box", style="filled,rounded", fontname="Helvetica", fontsize="10")
-    picture.set_edge_defaults(fontname="Helvetica", fontsize="8", color="#777777")
-    clusters = _Clusters(picture, folding)
-    names = {op: f"op{number}" for number, op in enumerate(shown)}
-    for number, value in enumerate(graph.inputs):
-        picture.add_node(pydot.Node(f"in{number}", label=_quote(f"%{value.name}\n{value.type}"), fillcolor="#d5f5d5"))
-    for op in shown:
-        clusters.at(op).add_node(pydot.Node(names[op], label=_quote(_label(op)), fillcolor=_colour(op)))
-    for source, target, label in _edges(graph, folding, names):
-        picture.add_edge(pydot.Edge(source, target, label=_quote(label)))
-    return picture
+        look = {"fontname": _quote(FONT), "fontcolor": _quote(TEXT), "fontsize": "11", "margin": _quote("0.12,0.06")}
+        drawing.set_node_defaults(shape="box", style=_quote("filled,rounded"), height="0.3", **look)
+        drawing.set_edge_defaults(
+            fontname=_quote(FONT), fontcolor=_quote(FAINT), fontsize="9", color=_quote("#8a919c"), arrowsize="0.6"
+        )
+        self._fill(drawing, ROOT, ROOT, 0)
+        labelled: set[tuple[str, int]] = set()
+        for edge in self.picture.edges:
+            if edge.source not in self.hidden:
+                # One label for a value that several ops read.
+                value = (edge.source, edge.output)
+                drawing.add_edge(self._edge(edge, "" if value in labelled else edge.type))
+                labelled.add(value)
+        drawing.add_node(self._legend())
+        return drawing
+
+    def _fill(self, into: Any, group: str, drawn: str, depth: int) -> None:
+        """Add what is in `group` to `into`, the cluster of the group `drawn` (the innermost one that has a frame)."""
+        for node in self.picture.members[group]:
+            if node.id not in self.hidden:
+                into.add_node(self._node(node, drawn))
+        for child in self.picture.children[group]:
+            if self._is_trivial(child):
+                self._fill(into, child.id, drawn, depth)
+            else:
+                cluster = self._cluster(child, drawn, depth)
+                self._fill(cluster, child.id, child.id, depth + 1)
+                into.add_subgraph(cluster)
+
+    def _is_trivial(self, group: Group) -> bool:
+        """Whether a frame would only surround one op (its path goes into the op's text) or one other frame."""
+        inner = self.picture.children[group.id]
+        nodes = [node for node in self.picture.members[group.id] if node.id not in self.hidden]
+        return group.kind == "module" and not group.note and len(nodes) + len(inner) <= 1
+
+    def _cluster(self, group: Group, around: str, depth: int) -> Any:
+        note = f'<br/><font point-size="11" color="{TEXT}"><b>{escape(group.note)}</b></font>' if group.note else ""
+        return self.pydot.Cluster(
+            self.frames[group.id],
+            label=f'<<font color="{FAINT}">{escape(_within(group.id, around))}</font>{note}>',
+            labeljust="l",
+            fontname=_quote(FONT),
+            fontsize="12",
+            style=_quote("filled,rounded" if group.kind == "module" else "filled,dashed"),
+            fillcolor=_quote(GROUND[(depth + 1) % len(GROUND)]),
+            color=_quote(TEXT if group.note else RULE),
+            penwidth="1.2" if group.note else "0.8",
+            margin="10",
+        )
+
+    def _node(self, node: Node, around: str) -> Any:
+        family = FAMILIES[node.family]
+        return self.pydot.Node(
+            self.names[node.id],
+            label=self._label(node, around),
+            fillcolor=_quote(family.fill),
+            color=_quote(family.line),
+            **({"shape": "ellipse"} if node.family in ("input", "output") else {}),
+        )
+
+    def _label(self, node: Node, around: str) -> str:
+        """The name in bold, then where it is within its frame, its attributes, and the weights that are its alone."""
+        if node.weight is not None:
+            return f"<{_lines([_weight_title(node, around), _small(_weight_facts(node))])}>"
+        lines = [f"<b>{escape(_cut(node.label))}</b>"]
+        if node.family in ("input", "output"):
+            lines += [_small(text) for text in node.types]
+        inner = _within(node.path, around)
+        if inner and node.family != "module":
+            lines.append(_small(inner))
+        said = [f"{name} = {_cut(value)}" for name, value in node.attributes.items()]
+        if len(said) > MAX_ATTRIBUTES:
+            said[MAX_ATTRIBUTES - 1 :] = ["..."]
+        lines += [_small(text) for text in said]
+        if node.family == "module" and node.bytes:
+            lines.append(_small(f"{count_text(node.parameters)} parameters, {bytes_text(node.bytes)}"))
+        weights = self.weights.get(node.id, ())
+        if not weights:
+            return f"<{_lines(lines)}>"
+        fill = FAMILIES["weight"].fill
+        rows = [f"<tr><td>{_lines(lines)}</td></tr>"]
+        rows += [
+            f'<tr><td bgcolor="{fill}" align="left">'
+            f"{_lines([_weight_title(weight, around), _small(_weight_facts(weight))])}</td></tr>"
+            for weight in weights
+        ]
+        return f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="3">{"".join(rows)}</table>>'
+
+    def _edge(self, edge: Edge, label: str) -> Any:
+        carried = {"style": "dashed", "constraint": "false"} if edge.carried else {}
+        source, target = self.names[edge.source], self.names[edge.target]
+        return self.pydot.Edge(source, target, label=_quote(f" {label}" if label else ""), **carried)
+
+    def _legend(self) -> Any:
+        used = {node.family for node in self.picture.nodes.values()}
+        rows = [_legend_row(family) for family in FAMILIES.values() if family.name in used]
+        return self.pydot.Node(
+            "legend",
+            shape="plain",
+            style=_quote(""),
+            label=f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="2">{"".join(rows)}</table>>',
+        )
 
 
-class _Clusters:
-    """The nested subgraphs of module paths, made when first needed."""
-
-    def __init__(self, picture: Any, folding: Folding) -> None:
-        self._found: dict[str, Any] = {"": picture}
-        self._folding = folding
-
-    def at(self, op: Op) -> Any:
-        return self._cluster(op.loc.path if op.loc else "")
-
-    def _cluster(self, path: str) -> Any:
-        import pydot
-
-        if path not in self._found:
-            parent, _, last = path.rpartition(".")
-            label = self._folding.repeats.get(path)
-            cluster = pydot.Cluster(
-                f"c{len(self._found)}",
-                label=_quote(f"{last}\n{label}" if label else last),
-                color="#bbbbbb",
-                style="rounded",
-                fontname="Helvetica",
-                fontsize="10",
-            )
-            self._cluster(parent).add_subgraph(cluster)
-            self._found[path] = cluster
-        return self._found[path]
+def _weights_of_one_user(picture: Picture) -> dict[str, list[Node]]:
+    """By op, the weights that it alone reads: they are drawn inside it."""
+    users: dict[str, set[str]] = {}
+    for edge in picture.edges:
+        users.setdefault(edge.source, set()).add(edge.target)
+    found: dict[str, list[Node]] = {}
+    for node in picture.nodes.values():
+        if node.weight is not None and len(users.get(node.id, ())) == 1:
+            found.setdefault(next(iter(users[node.id])), []).append(node)
+    return found
 
 
-def _edges(graph: Graph, folding: Folding, names: dict[Op, str]) -> list[tuple[str, str, str]]:
-    inputs = {value: f"in{number}" for number, value in enumerate(graph.inputs)}
-    found: dict[tuple[str, str, str], None] = {}
-    for op in graph.topo():
-        target = names[folding.shown[op]]
-        for value in op.operands:
-            if value is not None:
-                source = inputs[value] if value.op is None else names[folding.shown[value.op]]
-                found[source, target, _edge_label(value)] = None
-    # A layer that stands for several feeds itself; drawn, that would be a loop.
-    return [edge for edge in found if edge[0] != edge[1]]
+def _weight_title(node: Node, around: str) -> str:
+    assert node.weight is not None
+    return escape(_cut(_within(node.weight.name, around)))
 
 
-def _edge_label(value: Value) -> str:
-    return "" if isinstance(value.op, Weight | prim.Constant) else str(value.type)
+def _weight_facts(node: Node) -> str:
+    assert node.weight is not None
+    return f"{node.types[0]}  {bytes_text(node.weight.bytes)}"
 
 
-def _label(op: Op) -> str:
-    if isinstance(op, Weight):
-        return f"@{op.symbol.name}\n{op.symbol.type}"
-    if isinstance(op, prim.Constant):
-        return f"{op.value}"
-    if isinstance(op, Return):
-        return "return " + ", ".join(op.names[:4]) + (" ..." if len(op.names) > 4 else "")
-    changed = [f.name for f in op.fields if f.name in op.attribute_names and getattr(op, f.name) != f.default]
-    lines = [op.opname, *(f"{name}={getattr(op, name)}" for name in changed)]
-    if op.loc and op.loc.made_by:
-        lines.append(f"by {op.loc.made_by}")
-    return "\n".join(lines)
+def _legend_row(family: Family) -> str:
+    swatch = f'<td bgcolor="{family.fill}" border="1" color="{family.line}" width="18"></td>'
+    return f'<tr>{swatch}<td align="left"><font point-size="10" color="{FAINT}">{family.name}</font></td></tr>'
 
 
-def _colour(op: Op) -> str:
-    return _WEIGHT_COLOUR if isinstance(op, Weight) else _FAMILY_COLOURS.get(op.opname.split(".")[0], "#ffffff")
+def _within(path: str, around: str) -> str:
+    """`path` as seen from inside the frame `around`."""
+    return path.removeprefix(around).lstrip(".:") if path.startswith(around) else path
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2 - 2]} ... {text[-MAX_TEXT // 2 + 2 :]}"
+
+
+def _small(text: str) -> str:
+    return f'<font point-size="9" color="{FAINT}">{escape(text)}</font>'
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "<br/>".join(lines)
 
 
 def _quote(text: str) -> str:

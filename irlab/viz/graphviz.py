@@ -1,0 +1,36 @@
+"""How is a Graphviz picture laid out without waiting for ever? `dot` in a process of its own, with limits."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from ..errors import InputError
+
+MAX_SECONDS = 60.0
+PROGRAM = "dot"
+
+
+def available() -> bool:
+    """Whether Graphviz is installed."""
+    return shutil.which(PROGRAM) is not None
+
+
+def lay_out(text: str, format: str = "svg", max_seconds: float = MAX_SECONDS) -> bytes:
+    """The drawing of the dot file `text`. Raises InputError where graphviz is missing, fails or takes too long."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise InputError("laying out a graph needs graphviz's `dot` program", "install graphviz, or write a .dot file")
+    try:
+        done = subprocess.run(
+            [program, f"-T{format}"], input=text.encode(), capture_output=True, timeout=max_seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"graphviz did not lay out the graph in {max_seconds:.0f} seconds",
+            "run fuse first, leave out --dump-full, or write .html or .json",
+        ) from None
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+        raise InputError(f"graphviz failed: {reason[0]}")
+    return done.stdout
