@@ -2,6 +2,7 @@
 
 options.py   the options and the help text             entry.py    main: dispatch, errors, exit status
 answers.py   options that are questions of their own   compile.py  INPUT through the passes to the outputs
+lift.py      INPUT into a module
 """
 
 from .entry import main

@@ -29,6 +29,14 @@ def _help_pass(args: argparse.Namespace) -> int:
     return 0
 
 
+def _explain(args: argparse.Namespace) -> int:
+    from ..preview import explain_pipeline
+    from .lift import lift
+
+    print(explain_pipeline(args.explain, lift(args) if args.input else None))
+    return 0
+
+
 def _diff(args: argparse.Namespace) -> int:
     import difflib
 
@@ -44,6 +52,7 @@ ANSWERS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "list_passes": _list_passes,
     "list_backends": _list_backends,
     "help_pass": _help_pass,
+    "explain": _explain,
     "diff": _diff,
 }
 """The first of these options that is given is answered, and nothing else is done."""

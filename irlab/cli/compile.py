@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import InputError, IrlabError, UsageError
+from .lift import lift
 from .options import Output
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def compile_input(args: argparse.Namespace) -> int:
     manager = PassManager(passes, ctx, _instruments(args))
     manager.timing = args.timing
     with ctx.clock.span("lift"):
-        module = _load(args)
+        module = lift(args)
     records = manager.run(module)
     if args.check == "rewrites" and not args.quiet:
         print(f"check rewrites: {ctx.check_rewrite}", file=sys.stderr)
@@ -74,14 +74,6 @@ def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backe
     for extra in (args.report, args.dump_graph):
         if extra is not None:
             require_writable(extra, directory=False, force=True)
-
-
-def _load(args: argparse.Namespace) -> Module:
-    from ..api import load, parse
-
-    if args.input == "-":
-        return parse(sys.stdin.read(), Path.cwd(), "<stdin>")
-    return load(args.input, revision=args.revision, trust_remote_code=args.trust_remote_code)
 
 
 def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:

@@ -93,6 +93,9 @@ def _add_looking(group: argparse._ActionsContainer) -> None:
     group.add_argument("--list-passes", action="store_true", help="the passes, a line each")
     group.add_argument("--list-backends", action="store_true", help="the targets, a line each")
     group.add_argument("--help-pass", metavar="NAME", help="what a pass or target does, and its options")
+    group.add_argument(
+        "--explain", metavar="PIPELINE", help="what would run, in order, with which options, and why; INPUT is optional"
+    )
     group.add_argument("--print-ir-before", nargs="?", action="append", const="*", default=[], metavar="PASS")
     group.add_argument("--print-ir-after", nargs="?", action="append", const="*", default=[], metavar="PASS")
     group.add_argument("--print-ir-after-all", action="store_true")
