@@ -116,14 +116,19 @@ def all_rules(passes: Sequence[Pass]) -> dict[str, Rule]:
 
 
 def why_not(module: Module, request: str, passes: Sequence[Pass]) -> str:
-    """The near misses of a rule in what the passes left: RULE, or RULE@PART-OF-A-LOCATION."""
+    """The near misses of a rule in what the passes left: RULE, RULE@PART-OF-A-LOCATION or RULE@%12."""
     from .explain import format_near_misses, why_not
+    from .places import find_ops
     from .rewrite import find
 
     name, _, where = request.partition("@")
     rules = all_rules(passes)
     if name not in rules:
         raise UsageError(f"no pass has a rule '{name}'", did_you_mean(name, rules))
-    matches = sum(1 for _ in find(module.graph, rules[name]))
-    told = format_near_misses(rules[name], why_not(module.graph, rules[name], at=where))
-    return f"{name}: matches {matches} times here, and would be applied\n{told}" if matches else told
+    misses = why_not(module.graph, rules[name], at=where)
+    places = set(find_ops(module.graph, where))
+    matches = sum(m.root in places for m in find(module.graph, rules[name]))
+    told = [f"{name}: matches {matches} time{'s'[: matches > 1]} here, and would be applied"] if matches else []
+    if misses or not matches:
+        told.append(format_near_misses(rules[name], misses))
+    return "\n".join(told)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from .errors import IrlabError
+from .errors import IrlabError, UsageError
 from .forms import Form, anchor, forms, inside, matching_order, parent_counts, reach
 from .ir import Graph, Op, Value
 from .matching import Match, match_class
@@ -34,6 +34,7 @@ from .pattern import (
     variables,
     walk,
 )
+from .places import find_ops
 from .rewrite import Rule, cycle_reason
 
 PATIENCE: Final = 20_000
@@ -56,13 +57,15 @@ class NearMiss:
 
 
 def why_not(graph: Graph, rule: Rule | type[Rule], at: str = "") -> list[NearMiss]:
-    """Where `rule` nearly matches in `graph` and its regions, furthest first; `at` keeps locations that contain it.
+    """Where `rule` nearly matches in `graph` and its regions, furthest first; `at` keeps one op (`%12`, as text prints
+    it) or those whose location contains it.
 
-    An op of the root's class where nothing else matched is left out, unless there is nothing better to show.
+    An op of the root's class where nothing else matched is left out, unless there is nothing better to show. Raises
+    UsageError where `at` names nothing, or one op that the pattern cannot begin with.
     """
     rule = rule() if isinstance(rule, type) else rule
     explainer = Explainer(rule.patterns, rule.where, rule)
-    found = [miss for root in _roots(graph, explainer) if at in _path(root) and (miss := explainer.near_miss(root))]
+    found = [miss for root in _chosen(graph, explainer, rule, at) if (miss := explainer.near_miss(root))]
     telling = [miss for miss in found if miss.matched > 1]
     return sorted(telling or found, key=lambda miss: miss.matched - miss.total)
 
@@ -95,6 +98,23 @@ def _roots(graph: Graph, explainer: Explainer) -> Iterator[Op]:
     for holder in list(graph.region_ops()):
         for region in holder.regions:
             yield from _roots(region, explainer)
+
+
+def _chosen(graph: Graph, explainer: Explainer, rule: Rule, at: str) -> list[Op]:
+    """The roots at `at`."""
+    roots = list(_roots(graph, explainer))
+    if not at:
+        return roots
+    places = set(find_ops(graph, at))
+    chosen = [root for root in roots if root in places]
+    if not chosen and at.startswith("%"):
+        (op,) = places
+        begins = " or ".join(dict.fromkeys(form.roots[0].cls.opname for form in explainer.forms))
+        raise UsageError(
+            f"{at} is the result of {op.opname}, and the pattern of {rule.name} begins with {begins}",
+            f"name a {begins} that is computed from {at}",
+        )
+    return chosen
 
 
 def _path(op: Op) -> str:

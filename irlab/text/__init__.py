@@ -33,6 +33,6 @@ missing at the end; text written by hand may leave out types. Comments are `# ..
 from __future__ import annotations
 
 from .parser import parse_module
-from .printer import excerpt, print_graph, print_module
+from .printer import excerpt, print_graph, print_module, printed_values
 
-__all__ = ["excerpt", "parse_module", "print_graph", "print_module"]
+__all__ = ["excerpt", "parse_module", "print_graph", "print_module", "printed_values"]

@@ -70,6 +70,12 @@ def excerpt(graph: Graph, op: Op, around: int = 5) -> str:
     return "\n".join([f"{'-->' if first + i == at else '   '} {line}" for i, line in enumerate(lines)])
 
 
+def printed_values(graph: Graph) -> dict[str, Value]:
+    """The values of `graph`, without its regions, by the names that text gives them: `%0`, `%x`."""
+    names = _GraphPrinter(graph, "", {}).names
+    return {text: value for value, text in names.items() if value is not None and text.startswith("%")}
+
+
 def printed_order(graph: Graph) -> list[Op]:
     """The ops in the order in which text shows them; by `seq` where a cycle leaves no better one."""
     try:

@@ -157,6 +157,9 @@ graph(%x: f32[n, 8]) {
 """
     shown = irlab_opt("-", "--why-not", "fuse-rms-norm", stdin=text).stdout
     assert "prim.rsqrt" in shown and "prim.sqrt" in shown
+    assert irlab_opt("-", "--why-not", "fuse-rms-norm@%5", stdin=text).stdout == shown
+    assert "%3 is the result of prim.sqrt" in fails(2, "-", "--why-not", "fuse-rms-norm@%3", stdin=text)
+    assert "did you mean" in fails(2, "-", "--why-not", "fuse-rms-norm@%55", stdin=text)
 
 
 def test_a_pass_from_a_file_runs_like_ours(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
 from irlab import Graph, GraphBuilder, Match, Op, Rule, Value, nn, p, prim
+from irlab.errors import UsageError
 from irlab.explain import Explainer, format_near_misses, why_not
 from irlab.matching import Matcher, compile_pattern
 from irlab.ops.literals import constant
 from irlab.pattern import AnyOf, Maybe, Number, OpPattern, Pattern, PatternError, Rest, Result, Variable
+from irlab.text import printed_values
 from irlab.types import bf16, f32
 
 
@@ -75,7 +77,23 @@ def test_a_match_is_no_near_miss() -> None:
 def test_a_location_narrows_the_answer() -> None:
     graph = norm("sqrt")
     assert why_not(graph, FuseRMSNorm, at="model.norm")
-    assert not why_not(graph, FuseRMSNorm, at="lm_head")
+    with pytest.raises(UsageError, match=r"no op has a location with 'lm_head' in it \(locations are model\.norm"):
+        why_not(graph, FuseRMSNorm, at="lm_head")
+    with pytest.raises(UsageError, match=r"did you mean 'model\.norm'"):
+        why_not(graph, FuseRMSNorm, at="model.nrom")
+
+
+def test_a_name_as_text_prints_it_chooses_one_op() -> None:
+    graph = norm("sqrt")
+    (name,) = [name for name, value in printed_values(graph).items() if value is graph.outputs["out"]]
+    (miss,) = why_not(graph, FuseRMSNorm, at=name)
+    assert miss.op is graph.outputs["out"].op
+    with pytest.raises(UsageError, match=r"%0 is the result of prim\.pow, .* begins with prim\.mul"):
+        why_not(graph, FuseRMSNorm, at="%0")
+    with pytest.raises(UsageError, match=r"no op's result is called %99"):
+        why_not(graph, FuseRMSNorm, at="%99")
+    with pytest.raises(UsageError, match="%x is an input of the graph"):
+        why_not(graph, FuseRMSNorm, at="%x")
 
 
 def test_the_text_groups_near_misses_of_one_kind() -> None:
