@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import unified_diff
 from typing import TYPE_CHECKING, Any, Final
 
 from .dims import Dim
@@ -16,6 +17,7 @@ from .errors import CheckError, InputError, IRError
 from .extract import extract
 from .ir import Graph, Module, Op, Value, Weight
 from .ops import prim
+from .text import print_graph
 from .types import DType, bf16, f16, f32, f64
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ MAX_PARAMETERS: Final = 200_000_000
 
 MAX_PIECE_BYTES: Final = 1 << 30
 """The largest weights, together, of a piece that `--check=rewrites` runs."""
+
+MAX_SHOWN_LINES: Final = 400
+"""So many lines of the difference of two graphs are shown."""
 
 _WIDER: Final = 200
 """How many ops before a match are taken along when a rule seems to rely on what lies before it."""
@@ -135,10 +140,15 @@ def check_pass(before: Module, after: Module, step: Pass, *, seed: int = 0) -> P
         )
     free = [v for v in before.graph.inputs if v.name not in ("attention_mask", "position_ids")]
     inputs = probe(free, small_sizes(before.graph), seed)
-    if step.exactness != "lossy":
+    try:
+        if step.exactness == "lossy":
+            return _measure_loss(before, after, inputs)
         found = compare_graphs(before, after, inputs, step.rtol)
         return PassDifference({"max_abs_diff": found.largest}, str(found))
-    return _measure_loss(before, after, inputs)
+    except CheckError as error:
+        error.message = f"after {step}: {error.message}"
+        error.details = _changes(before.graph, after.graph)
+        raise
 
 
 def _measure_loss(before: Module, after: Module, inputs: Mapping[str, Any]) -> PassDifference:
@@ -158,6 +168,14 @@ def _measure_loss(before: Module, after: Module, inputs: Mapping[str, Any]) -> P
     kl = (a.exp() * (a - b)).sum(-1).mean().item()
     top1 = (a.argmax(-1) == b.argmax(-1)).double().mean().item()
     return PassDifference({"kl": kl, "top1": top1}, f"KL {kl:.3g}, top-1 agreement {top1:.1%} on random inputs")
+
+
+def _changes(before: Graph, after: Graph) -> str:
+    """The IR of both sides as a diff: whole models are long, and most of them stayed the same."""
+    old, new = (print_graph(graph).splitlines(keepends=True) for graph in (before, after))
+    lines = list(unified_diff(old, new, "before", "after"))
+    more = [f"... and {len(lines) - MAX_SHOWN_LINES} more lines\n"] if len(lines) > MAX_SHOWN_LINES else []
+    return "".join([*lines[:MAX_SHOWN_LINES], *more])
 
 
 # Rewrites
@@ -199,9 +217,13 @@ def check_rewrite(
     """
     try:
         return _compare_pieces(rule, old, new, _cut(matched, new, 0), seed)
-    except CheckError:
+    except CheckError as narrow:
         wider = _cut(matched, new, _WIDER)
-        return _compare_pieces(rule, old, new, wider, seed)
+        try:
+            return _compare_pieces(rule, old, new, wider, seed)
+        except CheckError as error:
+            error.details = narrow.details  # what the rule saw and made, without what was taken along
+            raise
 
 
 def _cut(matched: Sequence[Op], new: Sequence[Value], extra: int) -> dict[Value, str]:
@@ -255,13 +277,27 @@ def _compare_pieces(
     rule: str, old: Sequence[Value], new: Sequence[Value], cut: Mapping[Value, str], seed: int
 ) -> Difference:
     before, after = (extract({str(i): v for i, v in enumerate(values)}, cut) for values in (old, new))
+    try:
+        return _compare_extracted(f"{rule} at {_place(old)}", before, after, seed)
+    except CheckError as error:
+        error.details = (
+            f"// ---- what {rule} matched\n{print_graph(before)}// ---- its replacement\n{print_graph(after)}"
+        )
+        raise
+
+
+def _place(values: Sequence[Value]) -> str:
+    """The op that computes the first of `values`, and where in the model it lies."""
+    op = next(v.op for v in values if v.op is not None)
+    return f"{op.opname} in {op.loc.path}" if op.loc is not None and op.loc.path else op.opname
+
+
+def _compare_extracted(place: str, before: Graph, after: Graph, seed: int) -> Difference:
     weights = _piece_weights(before, after, seed)
     worst = Difference()
-    where = next((v.op.loc.path for v in old if v.op is not None and v.op.loc is not None and v.op.loc.path), "")
     for positive in (False, True):
         results = _run_both(before, after, weights, seed, positive)
         for name, value in before.outputs.items():
-            place = f"{rule} at {where}" if where else rule
             found = difference(results[0][name], results[1][name], f"result {name} of {place}")
             _require_within(found, value.type.dtype, 0.0)
             worst = max(worst, found, key=lambda d: d.relative)

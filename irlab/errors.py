@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 class IrlabError(Exception):
     """Anything irlab reports in one line: what is wrong, where, and what to do about it.
 
-    `hint` is the way out, printed after the message.
+    `hint` is the way out, printed after the message; `details` is text of many lines that is printed before it.
     """
 
     exit_status = 1
+    details = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

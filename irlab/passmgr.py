@@ -264,7 +264,7 @@ class Context:
 
 
 class PassManager:
-    """Runs passes in order, with instruments around each."""
+    """Runs passes in order, with instruments around each, the first one outermost."""
 
     def __init__(self, passes: Sequence[Pass], ctx: Context, instruments: Sequence[Instrument] = ()) -> None:
         self.passes = tuple(passes)
@@ -294,7 +294,7 @@ class PassManager:
                 step.layers.end(step.name)
             record.bytes_after, record.ops_after = stored_bytes(module), len(module.graph)
             record.note_span(span)
-            for instrument in self.instruments:
+            for instrument in reversed(self.instruments):
                 instrument.after_pass(step, module, record)
         except Exception as error:
             for instrument in self.instruments:

@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import InputError, IrlabError, UsageError
 from .lift import lift
 from .options import Output
+from .replay import replay_options
 
 if TYPE_CHECKING:
     from ..api import Emitted
@@ -35,12 +36,19 @@ def compile_input(args: argparse.Namespace) -> int:
             raise UsageError(f"--emit {output.target} needs a place to go", "follow it with -o OUT")
     _require_writable(args, outputs, backends)
     passes = build_pipeline(args.passes)
-    ctx = _context(args, [b.name for b in backends if b.name != "ir"])
+    ctx = _context(
+        args, [*(make_backend(t, {}).name for t in args.target), *(b.name for b in backends if b.name != "ir")]
+    )
     manager = PassManager(passes, ctx, _instruments(args))
     manager.timing = args.timing
     with ctx.clock.span("lift"):
         module = lift(args)
-    records = manager.run(module)
+    try:
+        records = manager.run(module)
+    except Exception:
+        if args.reproducer and args.reproducer.exists():
+            print(f"reproducer: irlab-opt {args.reproducer}", file=sys.stderr)
+        raise
     if args.check == "rewrites" and not args.quiet:
         print(f"check rewrites: {ctx.check_rewrite}", file=sys.stderr)
     if args.plan:
@@ -71,7 +79,7 @@ def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backe
     for output, backend in zip(outputs, backends):
         if output.path is not None and not args.plan:
             require_writable(output.path, directory=backend.is_directory(output.path), force=args.force)
-    for extra in (args.report, args.dump_graph):
+    for extra in (args.report, args.dump_graph, args.reproducer):
         if extra is not None:
             require_writable(extra, directory=False, force=True)
 
@@ -84,7 +92,7 @@ def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
 
         if not torch.cuda.is_available():
             raise InputError("no CUDA device was found", "leave out --device, or install a CUDA build of torch")
-    ctx = Context(targets=tuple(targets), seed=args.seed, device=args.device, jobs=max(1, args.jobs))
+    ctx = Context(targets=tuple(dict.fromkeys(targets)), seed=args.seed, device=args.device, jobs=max(1, args.jobs))
     if sys.stderr.isatty() and not args.quiet:
         from ..progress import RichProgress
 
@@ -99,16 +107,21 @@ def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
 def _instruments(args: argparse.Namespace) -> list[Instrument]:
     from ..instruments import CheckEach, PrintIR, VerifyEach
 
+    # The first one is the outermost: it sees what the others raise.
     found: list[Instrument] = []
-    if args.verify_each:
-        found.append(VerifyEach())
-    if args.check == "passes":
-        found.append(CheckEach(args.seed, lambda line: print(line, file=sys.stderr)))
+    if args.reproducer:
+        from ..reproducer import Reproducer
+
+        found.append(Reproducer(args.reproducer, replay_options(args), args.load))
     before = None if "*" in args.print_ir_before else args.print_ir_before
     after = None if "*" in args.print_ir_after or args.print_ir_after_all else args.print_ir_after
     if before != [] or after != [] or args.print_ir_after_change or args.print_ir_after_failure:
         on = {"on_change": args.print_ir_after_change, "on_failure": args.print_ir_after_failure}
         found.append(PrintIR(before, after, **on))
+    if args.check == "passes":
+        found.append(CheckEach(args.seed, lambda line: print(line, file=sys.stderr)))
+    if args.verify_each:
+        found.append(VerifyEach())
     return found
 
 

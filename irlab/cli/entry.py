@@ -10,16 +10,20 @@ from collections.abc import Sequence
 from ..errors import IrlabError, UsageError
 from .answers import ANSWERS
 from .options import build_parser
+from .replay import replayed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (see errors.py and the contract in the README)."""
-    args = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words)
     try:
-        return _dispatch(args)
+        return _dispatch(replayed(args, words))
     except IrlabError as error:
         if args.verbose:
             traceback.print_exc()
+        if error.details:
+            print(error.details.rstrip(), file=sys.stderr)
         print(f"irlab-opt: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
@@ -32,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verbose:
             traceback.print_exc()
         print(f"irlab-opt: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        # A fault of irlab or of a loaded pass: its author needs to see where.
+        traceback.print_exc()
+        print(f"irlab-opt: error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
 

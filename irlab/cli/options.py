@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_checking(parser.add_argument_group("checking"))
     _add_running(parser.add_argument_group("running"))
     parser.add_argument("--version", action="version", version=f"irlab {__version__}")
-    parser.set_defaults(ir_output=None)
+    parser.set_defaults(ir_output=None, is_replay=False)
     return parser
 
 
@@ -78,6 +78,9 @@ def _add_compiling(group: argparse._ActionsContainer) -> None:
         dest="outputs",
         metavar="TARGET",
         help='ir (default), gguf, onnx, hf; with options: "gguf{type=q8_0}"; may be repeated',
+    )
+    group.add_argument(
+        "--target", action="append", default=[], metavar="NAME", help="let passes fit a target without writing for it"
     )
     group.add_argument("-o", "--output", action=_OutputPath, metavar="OUT", help="where the --emit before it goes")
     group.add_argument("--load", action="append", default=[], metavar="FILE.py", help="load passes from a Python file")
@@ -124,6 +127,12 @@ def _add_checking(group: argparse._ActionsContainer) -> None:
         choices=("off", "rewrites", "passes"),
         default="off",
         help="compare numbers before and after each rewrite or pass",
+    )
+    group.add_argument(
+        "--reproducer",
+        type=Path,
+        metavar="FILE.ir",
+        help="if a pass or check fails, write what replays it, to run alone",
     )
     group.add_argument(
         "--parity",

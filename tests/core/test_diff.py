@@ -64,7 +64,7 @@ def test_a_right_rewrite_passes(dtype: str) -> None:
 def test_a_wrong_rewrite_is_found_and_named_before_it_is_made(change: str, dtype: str) -> None:
     module = norm(dtype)
     before = str(module)
-    with pytest.raises(CheckError, match="fuse-norm changed: largest difference"):
+    with pytest.raises(CheckError, match=r"fuse-norm at prim\.mul changed: largest difference"):
         check(module, FuseNorm(change))
     assert str(module) == before
 
@@ -315,4 +315,10 @@ def test_the_command_line_checks_when_told_to(
     command = [str(tmp_path / "m.ir"), "--load", str(tmp_path / "wrong.py"), "-p", "test-wrong", f"--check={mode}"]
     assert main(command) == status
     if status:
-        assert "changed: largest difference" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        *sides, line = told.splitlines()
+        assert "test-wrong" in line if mode == "passes" else "wrong at prim.add changed" in line
+        assert "changed: largest difference" in line
+        # Both sides as IR: the piece that a rule saw and made, or the difference that a pass made.
+        assert any("prim.add(%x" in side for side in sides)
+        assert "// ---- its replacement" in sides if mode == "rewrites" else "+++ after" in sides
