@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError, UsageError
 from .ir import Graph, Module
 from .options import format_value
-from .passmgr import Context, Instrument, PassManager, type_bytes
+from .passmgr import Context, Instrument, Pass, PassManager, type_bytes
 from .pipeline import parse_target
 from .schedule import build_pipeline
 
@@ -72,14 +72,17 @@ def parse(text: str, directory: Path | None = None, source: str = "<text>") -> M
 
 def run(
     module: Module,
-    pipeline: str,
+    pipeline: str | Pass | Sequence[Pass],
     *,
     targets: Sequence[str] = (),
     seed: int = 0,
     device: str = "cpu",
     instruments: Sequence[Instrument] | None = None,
 ) -> Module:
-    """A new module: `module` after the passes of `pipeline`. `targets` says where it must run."""
+    """A new module: `module` after the passes of `pipeline`: as text, or one or several passes configured in Python.
+
+    `targets` says where it must run.
+    """
     from .instruments import VerifyEach
 
     new = module.clone()
@@ -180,8 +183,9 @@ def evaluate(
     return interpret(module, inputs, device=device, weights=weights)
 
 
-def find(graph: Graph | Module, pattern: Pattern | Rule) -> Iterator[Match]:
-    """The matches of `pattern` in `graph`, without rewriting."""
+def find(graph: Graph | Module, pattern: Pattern | Rule | type[Rule] | Callable[..., Any]) -> Iterator[Match]:
+    """The matches of `pattern` in `graph` and its regions, without rewriting: a rule, a pattern, or a function from
+    pattern variables to a pattern (`lambda x: x * p.sigmoid(x)`)."""
     from .rewrite import find as find_matches
 
     return find_matches(graph.graph if isinstance(graph, Module) else graph, pattern)

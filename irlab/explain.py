@@ -323,7 +323,7 @@ class _Search:
         if variable.where is not None:
             reason = refusal(variable.where(thing))
             if reason is not None:
-                yield from self.fail(state, op, f"{name or 'a variable'}: {reason}")
+                yield from self.fail(state, op, f"{name}: {reason}" if name else reason)
                 return
         yield state if name in state.bindings else state.bind(name, thing)
 

@@ -7,9 +7,11 @@ A pattern is built by calling `p` the way the graph itself would be built, with 
     x * 0.5                           a number is a constant: floats within 1e-5 relative, integers exactly
     p.const(eps)                      any constant, its number captured as `eps`
     p.mean(x, axes=[-1])              attributes by name: a literal (axes may count from either end) ...
-    p.cast(x, dtype=d)                ... or a variable, which captures the attribute
+    p.cast(x, dtype=d)                ... or a variable, which captures the attribute ...
+    p.topk(x, k=lambda k: k <= 8)     ... or a condition on it, as for p.var
     p.maybe(p.cast, x)                cast(x) or x itself; `flag=f` captures whether the cast was there
     p.any_of(p.gelu(x), p.silu(x))    the first alternative that matches; variables of the others are None
+    p.chain(p.mul, x, 0.5, y)         their product in any order and association: (x * y) * 0.5, x * (y * 0.5) ...
     p.concat(a, *rest, axis=-1)       `*rest` captures the remaining operands as a tuple
     p.linear(x, w, p.optional(b))     an operand that may be missing (b is None then)
     p.topk(x, k=2)[1]                 result 1 of an op with several results (`t = p.topk(x); t[0] + t[1]`: of one op)
@@ -56,6 +58,10 @@ Predicate: TypeAlias = Callable[[Any], "bool | str"]
 
 RELATIVE_TOLERANCE: Final = 1e-5
 """How far a float constant may lie from the number in a pattern."""
+
+
+MAX_CHAIN: Final = 4
+"""The longest `p.chain`: four terms can be joined in 15 ways, five in 105."""
 
 
 def refusal(verdict: object) -> str | None:
@@ -190,7 +196,7 @@ class Number(Pattern):
 
 
 class Attribute:
-    """What an attribute must be: a literal of the attribute's own type, or a variable that captures it."""
+    """What an attribute must be: a literal of the attribute's own type, a variable that captures it, or a condition."""
 
     __slots__ = ("accepts", "name", "plain", "wanted")
 
@@ -201,6 +207,8 @@ class Attribute:
             if wanted not in DTYPES:
                 raise PatternError(f"{cls.opname}: unknown dtype {wanted!r}")
             wanted = DTYPES[wanted]
+        if callable(wanted):
+            wanted = Variable("", _judge_attribute(f"{name} of {cls.opname}", wanted))
         self.name, self.wanted = name, wanted
         self.plain = True
         """Whether acceptance is equality with `wanted`."""
@@ -219,6 +227,16 @@ class Attribute:
 
     def __repr__(self) -> str:
         return f"{self.name}={self.wanted!r}"
+
+
+def _judge_attribute(what: str, condition: Predicate) -> Predicate:
+    """`condition`, which says what it refused where it gives no reason of its own."""
+
+    def judge(found: Any) -> bool | str:
+        verdict = condition(found)
+        return verdict if isinstance(verdict, str) else bool(verdict) or f"{what} is {found}"
+
+    return judge
 
 
 class OpPattern(Pattern):
@@ -458,6 +476,20 @@ class OpConstructor:
         return f"<patterns of {self.cls.opname}>"
 
 
+def _binary_trees(op: OpConstructor, terms: list[Pattern]) -> list[Pattern]:
+    """Every way of joining `terms` by a commutative op; the order of two operands is the matcher's business."""
+    first, *others = terms
+    if not others:
+        return [first]
+    found: list[Pattern] = []
+    # The part with the first term takes any choice of the others but all of them; the other part takes what is left.
+    for choice in range(2 ** len(others) - 1):
+        left = [term for i, term in enumerate(others) if choice >> i & 1]
+        right = [term for i, term in enumerate(others) if not choice >> i & 1]
+        found += [op(a, b) for a in _binary_trees(op, [first, *left]) for b in _binary_trees(op, right)]
+    return found
+
+
 class Dialect:
     """The pattern constructors of the ops whose names start with `prefixes`, earlier ones first."""
 
@@ -503,6 +535,15 @@ class Patterns(Dialect):
     def any_of(self, *alternatives: Any) -> Pattern:
         """The first of `alternatives` that matches."""
         return AnyOf(tuple(map(as_pattern, alternatives)))
+
+    def chain(self, op: OpConstructor, *terms: Any) -> Pattern:
+        """`terms` joined by a commutative `op` such as p.mul, in any order and association."""
+        if not op.cls.commutative:
+            raise PatternError(f"{op.cls.opname} is not commutative", "a chain has no order")
+        if not 2 <= len(terms) <= MAX_CHAIN:
+            raise PatternError(f"a chain of {len(terms)} terms", f"it takes 2 to {MAX_CHAIN}: the forms multiply")
+        trees = _binary_trees(op, list(map(as_pattern, terms)))
+        return trees[0] if len(trees) == 1 else AnyOf(tuple(trees))
 
     def optional(self, operand: Any) -> Pattern:
         """In the place of an optional operand: there and matching, or missing."""

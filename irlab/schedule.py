@@ -24,12 +24,13 @@ class Scheduled:
     reason: str = ""
 
 
-def build_pipeline(text: str) -> list[Pass]:
-    """The passes that pipeline `text` names, with required ones inserted and orders checked.
+def build_pipeline(pipeline: str | Pass | Sequence[Pass]) -> list[Pass]:
+    """The passes that a pipeline names as text, or that are given, with required ones inserted and orders checked.
 
     Raises UsageError or ParseError: an unknown pass, option or value, or an order that cannot work.
     """
-    return arrange(configure(text))
+    given = (pipeline,) if isinstance(pipeline, Pass) else pipeline
+    return arrange(configure(given) if isinstance(given, str) else given)
 
 
 def configure(text: str) -> list[Pass]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ..diff import ROUNDING, Difference, difference
 from ..errors import InputError
 from ..ir import Graph, Module, Value
-from ..passmgr import Exactness
+from ..passmgr import Exactness, Pass
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ def assert_equivalent(
 
 
 def assert_preserves(
-    pipeline: str,
+    pipeline: str | Pass | Sequence[Pass],
     module: Module,
     *,
     targets: Sequence[str] = (),
@@ -95,10 +95,11 @@ def assert_preserves(
 
     text = str(module)
     passes = build_pipeline(pipeline)
-    result = run(module, pipeline, targets=targets)
-    assert str(module) == text, f"{pipeline} changed the module that it was given a copy of"
+    result = run(module, passes, targets=targets)
+    name = ",".join(map(str, passes))
+    assert str(module) == text, f"{name} changed the module that it was given a copy of"
     printed = str(result)
-    assert str(parse(printed, module.directory)) == printed, f"the text after {pipeline} does not read back as itself"
+    assert str(parse(printed, module.directory)) == printed, f"the text after {name} does not read back as itself"
     promised = {step.exactness for step in passes}
     exactness: Exactness = next((loosest for loosest in _LOOSEST_FIRST if loosest in promised), "exact")
     rtol = sum(step.rtol for step in passes)

@@ -24,7 +24,7 @@ class FuseGelu(Rule):
     def pattern(self, x: Variable) -> Pattern:
         scaled = p.any_of(x * 0.7071067811865476, x / 1.4142135623730951)
         cdf = p.erf(scaled) + 1.0
-        return p.any_of((x * 0.5) * cdf, x * (cdf * 0.5), (x * cdf) * 0.5)
+        return p.chain(p.mul, x, 0.5, cdf)
 
     def rewrite(self, m: Match) -> Value:
         return nn.gelu(m.x)
@@ -36,7 +36,7 @@ class FuseGeluTanh(Rule):
     def pattern(self, x: Variable) -> Pattern:
         cube = p.any_of(x**3, x * (x * x))
         cdf = p.tanh((x + cube * 0.044715) * 0.7978845608028654) + 1.0
-        return p.any_of((x * 0.5) * cdf, x * (cdf * 0.5), (x * cdf) * 0.5)
+        return p.chain(p.mul, x, 0.5, cdf)
 
     def rewrite(self, m: Match) -> Value:
         return nn.gelu(m.x, "tanh")

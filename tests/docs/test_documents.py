@@ -1,0 +1,130 @@
+"""Every code block in docs/ runs, and prints what the page says; every link of every page leads somewhere.
+
+Blocks of a page run in order, in one folder. ```python blocks share a namespace; one whose first line is `# NAME.py` is
+written to that file too. ```sh blocks are run by bash. A ```text block after either is what it prints, where a line
+`...` stands for any lines. ```ir and other blocks only show something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+EVERY_PAGE = [*PAGES, *sorted((ROOT / "docs" / "reference").glob("*.md")), *sorted(ROOT.glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.M | re.S)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+
+
+@dataclass
+class Block:
+    """One fenced block: its language, text and the line it begins in."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(text)]
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+class Reader:
+    """Somebody who types in every block of one page, in order."""
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self.page, self.folder = page, folder
+        self.module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
+        sys.modules[self.module.__name__] = self.module  # dataclasses look their module up
+
+    def run(self) -> None:
+        printed = ""
+        for block in blocks(self.page):
+            match block.language:
+                case "python":
+                    printed = self.python(block)
+                case "sh":
+                    printed = self.shell(block)
+                case "text":
+                    compare(block, printed, self.page)
+
+    def python(self, block: Block) -> str:
+        first = re.match(r"# ([\w/]+\.py)\n", block.text)
+        if first:
+            (self.folder / first[1]).write_text(block.text, encoding="utf-8")
+        # Blank lines before it, so that a traceback has the line numbers of the page.
+        code = compile("\n" * (block.line - 1) + block.text, str(self.page), "exec")
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.chdir(self.folder):
+            exec(code, vars(self.module))
+        return out.getvalue()
+
+    def shell(self, block: Block) -> str:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", block.text],
+            cwd=self.folder,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{relative(self.page)}:{block.line}: {block.text}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+
+def compare(block: Block, printed: str, page: Path) -> None:
+    """The lines of a text block stand in what was printed, in this order; `...` skips lines."""
+    lines = [re.escape(line.rstrip()) for line in block.text.strip("\n").splitlines()]
+    pattern = "\n".join("(?:.*\n)*?.*" if line == r"\.\.\." else line for line in lines)
+    found = "\n".join(line.rstrip() for line in printed.splitlines())
+    assert re.search(f"^{pattern}$", found, re.M), f"{relative(page)}:{block.line} says\n{block.text}\nprinted\n{found}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_block_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    Reader(page, tmp_path).run()
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a repository host makes of the headings of a page."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in EVERY_PAGE:
+        for target in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+            if "://" not in target:
+                yield page, target
+
+
+@pytest.mark.parametrize(("page", "target"), links(), ids=lambda x: relative(x) if isinstance(x, Path) else x)
+def test_links_lead_somewhere(page: Path, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    file = (page.parent / path).resolve() if path else page
+    assert file.exists(), f"{relative(page)} links to {target}"
+    assert not anchor or anchor in anchors(file), f"{relative(page)}: {target} has no such heading"
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = [str(page.relative_to(ROOT / "docs")) for page in EVERY_PAGE if page.is_relative_to(ROOT / "docs")]
+    assert [page for page in pages if page != "index.md" and f"({page})" not in index] == []
