@@ -7,6 +7,7 @@ one Python file declares.
 from __future__ import annotations
 
 import sys
+import traceback
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -69,7 +70,10 @@ def frontend(name: str) -> type[Frontend]:
 
 
 def load_file(path: str) -> None:
-    """Run a Python file and register the passes, frontends and backends it declares (this runs its code)."""
+    """Run a Python file and register the passes, frontends and backends it declares (this runs its code).
+
+    One that has the name of an installed plug-in takes its place. Raises InputError naming the line that failed.
+    """
     import importlib.util
 
     from .passmgr import Pass
@@ -84,9 +88,24 @@ def load_file(path: str) -> None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}", "-v shows where") from error
+        del sys.modules[spec.name]
+        raise InputError(f"{_place(file, error)}: {type(error).__name__}: {_first_line(error)}") from error
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
             for group, base in (("passes", Pass), ("frontends", Frontend), ("backends", Backend)):
                 if issubclass(value, base) and value.name:
                     _added[group][value.name] = value
+
+
+def _place(file: Path, error: Exception) -> str:
+    """The line of `file` at which running it failed, as file:line."""
+    path = str(file.absolute())
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f"{file}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{file}:{lines[-1]}" if lines else str(file)
+
+
+def _first_line(error: Exception) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return text.strip().split("\n", 1)[0]

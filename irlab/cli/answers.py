@@ -37,6 +37,22 @@ def _explain(args: argparse.Namespace) -> int:
     return 0
 
 
+def _new_plugin(args: argparse.Namespace) -> int:
+    import shlex
+
+    from ..scaffold import new_plugin
+
+    folder = new_plugin(args.new_plugin, args.directory)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        print(file)
+    if not args.quiet:
+        quoted = shlex.quote(str(folder))
+        print(
+            f"next: pip install -e {quoted} && irlab-opt demo -p {args.new_plugin} && pytest {quoted}", file=sys.stderr
+        )
+    return 0
+
+
 def _diff(args: argparse.Namespace) -> int:
     import difflib
 
@@ -54,5 +70,6 @@ ANSWERS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "help_pass": _help_pass,
     "explain": _explain,
     "diff": _diff,
+    "new_plugin": _new_plugin,
 }
 """The first of these options that is given is answered, and nothing else is done."""

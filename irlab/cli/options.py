@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_looking(parser.add_argument_group("looking"))
     _add_checking(parser.add_argument_group("checking"))
     _add_running(parser.add_argument_group("running"))
+    _add_extending(parser.add_argument_group("extending"))
     parser.add_argument("--version", action="version", version=f"irlab {__version__}")
     parser.set_defaults(ir_output=None, is_replay=False)
     return parser
@@ -83,7 +84,6 @@ def _add_compiling(group: argparse._ActionsContainer) -> None:
         "--target", action="append", default=[], metavar="NAME", help="let passes fit a target without writing for it"
     )
     group.add_argument("-o", "--output", action=_OutputPath, metavar="OUT", help="where the --emit before it goes")
-    group.add_argument("--load", action="append", default=[], metavar="FILE.py", help="load passes from a Python file")
     group.add_argument("--force", action="store_true", help="replace existing outputs")
     group.add_argument("--keep-going", action="store_true", help="after a failed --emit, go on with the next")
     group.add_argument(
@@ -150,3 +150,11 @@ def _add_running(group: argparse._ActionsContainer) -> None:
     group.add_argument("--jobs", type=int, default=2, metavar="N", help="threads for computing weights")
     group.add_argument("-q", "--quiet", action="store_true", help="print only what was asked for")
     group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+
+
+def _add_extending(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--load", action="append", default=[], metavar="FILE.py", help="load passes from a Python file")
+    group.add_argument("--new-plugin", metavar="NAME", help="write a small package with a pass of yours, and its tests")
+    group.add_argument(
+        "--directory", type=Path, default=Path("."), metavar="DIR", help="where --new-plugin makes the folder NAME"
+    )
