@@ -8,11 +8,11 @@ it means; a kernel that skips what a mask hides does less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
-from .dims import Size, maximum, product
+from .dims import Size, maximum, product, substitute, symbols
 from .ir import Op, Return, Value, Weight
 from .ops import control, nn, prim
 
@@ -115,3 +115,18 @@ def _decomposition(op: nn.NNOp) -> Iterable[Op]:
             found[value.op] = None
             stack += [v for v in value.op.operands if v is not None]
     return found
+
+
+Sizes = Mapping[str, int]
+"""What the symbolic sizes are taken to be: {"batch": 1, "seq": 512}."""
+
+DEFAULT_SIZES: Final[Sizes] = {"batch": 1, "seq": 512, "past": 0}
+
+
+def at(size: Size | None, sizes: Sizes) -> int:
+    """A polynomial as a number; symbols that `sizes` does not name count as 1, and what is not known as 0."""
+    if size is None or isinstance(size, int):
+        return size or 0
+    known = substitute(size, {name: sizes.get(name, 1) for name in symbols(size)})
+    assert isinstance(known, int)
+    return known

@@ -7,7 +7,8 @@ from .families import FAMILIES, Family
 from .fold import fold
 from .from_graph import picture_of
 from .picture import ROOT, Edge, Group, Node, Picture, WeightInfo
-from .write import WRITERS, dump
+from .to_networkx import to_networkx
+from .write import WRITERS, Request, dump
 
 __all__ = [
     "FAMILIES",
@@ -18,6 +19,7 @@ __all__ = [
     "Group",
     "Node",
     "Picture",
+    "Request",
     "WeightInfo",
     "collapse",
     "dump",
@@ -25,4 +27,5 @@ __all__ = [
     "fold",
     "inline_constants",
     "picture_of",
+    "to_networkx",
 ]

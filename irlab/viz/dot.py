@@ -60,7 +60,7 @@ class _Drawing:
         )
         self._fill(drawing, ROOT, ROOT, 0)
         labelled: set[tuple[str, int]] = set()
-        for edge in self.picture.edges:
+        for edge in sorted(self.picture.edges, key=lambda edge: edge.carried):
             if edge.source not in self.hidden:
                 # One label for a value that several ops read.
                 value = (edge.source, edge.output)
@@ -89,10 +89,10 @@ class _Drawing:
         return group.kind == "module" and not group.note and len(nodes) + len(inner) <= 1
 
     def _cluster(self, group: Group, around: str, depth: int) -> Any:
-        note = f'<br/><font point-size="11" color="{TEXT}"><b>{escape(group.note)}</b></font>' if group.note else ""
+        note = f'<font point-size="11"><b>{escape(group.note)}</b></font><br align="left"/>' if group.note else ""
         return self.pydot.Cluster(
             self.frames[group.id],
-            label=f'<<font color="{FAINT}">{escape(_within(group.id, around))}</font>{note}>',
+            label=f'<<font color="{FAINT}">{escape(_title(group, around))}</font><br align="left"/>{note}>',
             labeljust="l",
             fontname=_quote(FONT),
             fontsize="12",
@@ -182,6 +182,12 @@ def _weight_facts(node: Node) -> str:
 def _legend_row(family: Family) -> str:
     swatch = f'<td bgcolor="{family.fill}" border="1" color="{family.line}" width="18"></td>'
     return f'<tr>{swatch}<td align="left"><font point-size="10" color="{FAINT}">{family.name}</font></td></tr>'
+
+
+def _title(group: Group, around: str) -> str:
+    """The name of a frame; the number of a layer says little without its list."""
+    name = _within(group.id, around)
+    return f"{group.parent.rpartition('.')[2]}.{name}" if name.isdigit() and group.parent else name
 
 
 def _within(path: str, around: str) -> str:

@@ -13,11 +13,11 @@ from .families import family_of
 from .picture import ROOT, Edge, Group, Node, Picture, WeightInfo
 from .places import input_path, module_paths
 
-MAX_LABEL_NAMES = 4
 
-
-def picture_of(module: Module) -> Picture:
-    """The picture of a module, every op a node. Raises IRError for a graph with a cycle."""
+def picture_of(module: Module | Graph) -> Picture:
+    """The picture of a module or graph, every op a node. Raises IRError for a graph with a cycle."""
+    if isinstance(module, Graph):
+        return _Camera("graph").shoot(module)
     return _Camera(module.name).shoot(module.graph)
 
 
@@ -131,14 +131,13 @@ def _label(op: Op) -> str:
         return f"@{op.symbol.name}"
     if isinstance(op, prim.Constant):
         return value_text(op.value)
-    if isinstance(op, Return):
-        more = len(op.names) - MAX_LABEL_NAMES
-        return "return " + ", ".join(op.names[:MAX_LABEL_NAMES]) + (f" and {more} more" if more > 0 else "")
     return f"{op.opname} {op.attributes['target']}" if op.opname == "call" else op.opname
 
 
 def _attributes(op: Op) -> dict[str, str]:
-    if isinstance(op, Weight | Return):
+    if isinstance(op, Return):
+        return {"names": ", ".join(op.names)}
+    if isinstance(op, Weight):
         return {}
     values = ((f.name, getattr(op, f.name), f.default) for f in op.fields if f.name in op.attribute_names)
     return {name: value_text(value) for name, value, default in values if value != default}

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from typing import Final
 
 from ..errors import InputError
 
-MAX_SECONDS = 60.0
-PROGRAM = "dot"
+MAX_SECONDS: Final = 60.0
+MAX_FULL_NODES: Final = 2_500
+"""More than this is refused at once: it would only run into the time limit."""
+PROGRAM: Final = "dot"
 
 
-def available() -> bool:
-    """Whether Graphviz is installed."""
-    return shutil.which(PROGRAM) is not None
+def require() -> str:
+    """The path of `dot`; raises InputError where graphviz is not installed."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise InputError("laying out a graph needs graphviz's `dot` program", "install graphviz, or write a .dot file")
+    return program
 
 
 def lay_out(text: str, format: str = "svg", max_seconds: float = MAX_SECONDS) -> bytes:
     """The drawing of the dot file `text`. Raises InputError where graphviz is missing, fails or takes too long."""
-    program = shutil.which(PROGRAM)
-    if program is None:
-        raise InputError("laying out a graph needs graphviz's `dot` program", "install graphviz, or write a .dot file")
     try:
         done = subprocess.run(
-            [program, f"-T{format}"], input=text.encode(), capture_output=True, timeout=max_seconds, check=False
+            [require(), f"-T{format}"], input=text.encode(), capture_output=True, timeout=max_seconds, check=False
         )
     except subprocess.TimeoutExpired:
         raise InputError(

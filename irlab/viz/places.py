@@ -21,13 +21,17 @@ def module_paths(order: Sequence[Op]) -> dict[Op, str]:
     """
     paths = {op: op.loc.path if op.loc else "" for op in order}
     own = _made_by_layers(order)
+    shared: set[Op] = set()
     for op in reversed(order):
-        users = [paths[user] for result in op.results for user in result.uses]
-        layer = _layer(paths[op])
-        if isinstance(op, Weight) and (named := _named_path(op, users)):
+        users = [user for result in op.results for user in result.uses]
+        layers = {_layer(paths[user]) for user in users}
+        if isinstance(op, Weight) and (named := _named_path(op, [paths[user] for user in users])):
             paths[op] = named
-        elif users and (not op.operands or (layer and op not in own and any(_layer(u) != layer for u in users))):
-            paths[op] = common_path(users)
+            continue
+        if _layer(paths[op]) and op not in own and (len(layers) > 1 or not shared.isdisjoint(users)):
+            shared.add(op)
+        if users and (op in shared or not op.operands):
+            paths[op] = common_path([paths[user] for user in users])
     return paths
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from ..errors import InputError
 from ..ir import Module
-from ..outputs import whole_output
+from ..outputs import require_writable, whole_output
 from .collapse import fit, inline_constants
 from .fold import fold
 from .from_graph import picture_of
@@ -21,25 +21,47 @@ MAX_NODES: Final = 1_000
 
 @dataclass(frozen=True)
 class Request:
-    """What to dump: `full` draws every layer, where a format folds at all."""
+    """What to dump: `full` draws every layer, where a format folds at all; `figures` are known numbers by name, each by
+    module path or node id (the error that a pass made in each layer)."""
 
     module: Module
     full: bool = False
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-def dump(module: Module, out: Path | str, *, full: bool = False) -> None:
-    """Dump `module` into `out`, in the format that its suffix names; equal layers are drawn once unless `full`.
+Writer = Callable[[Request], Mapping[str, bytes]]
+"""Makes the contents of a dump, by what replaces the suffix: {".json": ..., ".flops.json": ...}."""
 
-    Raises InputError for other suffixes, and where what a format needs is not installed.
+
+def dump(
+    module: Module,
+    out: Path | str,
+    *,
+    full: bool = False,
+    figures: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """Dump `module` into `out`, in the format that its suffix names (see `WRITERS` and `Request`).
+
+    Raises InputError for other suffixes, and where what a format needs is not installed. A format with several files
+    writes them beside `out`.
     """
     out = Path(out)
+    contents = writer_for(out)(Request(module, full, figures or {}))
+    places = {out.with_suffix(suffix): content for suffix, content in contents.items()}
+    for place in places:
+        require_writable(place, directory=False, force=True)
+    for place, content in places.items():
+        with whole_output(place, directory=False, force=True) as path:
+            path.write_bytes(content)
+
+
+def writer_for(out: Path) -> Writer:
+    """The writer of the format that the suffix of `out` names; raises InputError."""
     writer = WRITERS.get(out.suffix)
     if writer is None:
         *some, last = WRITERS
         raise InputError(f"{out}: graphs are drawn as {', '.join(some)} or {last}", "name the file accordingly")
-    content = writer(Request(module, full))
-    with whole_output(out, directory=False, force=True) as path:
-        path.write_bytes(content)
+    return writer
 
 
 def drawing(request: Request) -> Picture:
@@ -48,18 +70,40 @@ def drawing(request: Request) -> Picture:
     return picture if request.full else fit(fold(picture), MAX_NODES)
 
 
-def _dot(request: Request) -> bytes:
+def _dot(request: Request) -> dict[str, bytes]:
     from .dot import draw
 
     text: str = draw(drawing(request)).to_string()
-    return text.encode()
+    return {".dot": text.encode()}
 
 
-def _svg(request: Request) -> bytes:
-    from .graphviz import lay_out
+def _svg(request: Request) -> dict[str, bytes]:
+    from .graphviz import MAX_FULL_NODES, lay_out, require
 
-    return lay_out(_dot(request).decode())
+    require()
+    picture = drawing(request)
+    if len(picture.nodes) > MAX_FULL_NODES:
+        raise InputError(
+            f"{len(picture.nodes):,} nodes are more than graphviz can lay out",
+            "leave out --dump-full, run fuse first, or write .html or .json",
+        )
+    from .dot import draw
+
+    return {".svg": lay_out(draw(picture).to_string())}
 
 
-WRITERS: Final[dict[str, Callable[[Request], bytes]]] = {".dot": _dot, ".svg": _svg}
+def _json(request: Request) -> dict[str, bytes]:
+    import json
+
+    from ..cost import DEFAULT_SIZES
+    from .model_explorer import collection, node_data, own_figures
+
+    # Model Explorer folds by itself, and is made for graphs of any size.
+    picture = picture_of(request.module)
+    figures = {**own_figures(picture, DEFAULT_SIZES), **request.figures}
+    found = {f".{name}.json": data for name, data in node_data(picture, figures).items()}
+    return {suffix: json.dumps(data).encode() for suffix, data in {".json": collection(picture), **found}.items()}
+
+
+WRITERS: Final[dict[str, Writer]] = {".dot": _dot, ".svg": _svg, ".json": _json}
 """By suffix, what makes the content of a dump."""
