@@ -126,15 +126,16 @@ def parse_bytes(text: str) -> int:
 
 def format_value(value: object) -> str:
     """The text of an option value, such that reading it gives the value back."""
-    return quoted(_plain(value))
+    return quoted(plain_text(value))
 
 
-def _plain(value: object) -> str:
+def plain_text(value: object) -> str:
+    """The text of an option value without the quotes that pipeline text may need."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
         return "none"
-    return ",".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
+    return ",".join(map(plain_text, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def quoted(text: str) -> str:

@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import InputError, IrlabError, UsageError
 from .lift import lift
 from .options import Output
+from .recipe import require_model, save_recipe
 from .replay import replay_options
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def compile_input(args: argparse.Namespace) -> int:
     """Do what the options ask with INPUT; the exit status."""
     from ..api import make_backend
+    from ..model_fingerprint import model_fingerprint
     from ..passmgr import PassManager
     from ..schedule import build_pipeline
 
@@ -43,6 +45,8 @@ def compile_input(args: argparse.Namespace) -> int:
     manager.timing = args.timing
     with ctx.clock.span("lift"):
         module = lift(args)
+        require_model(args, module)
+        fingerprint = model_fingerprint(module) if args.save_recipe else ""
     try:
         records = manager.run(module)
     except Exception:
@@ -58,7 +62,10 @@ def compile_input(args: argparse.Namespace) -> int:
     _look(args, module, manager)
     emitted: list[Emitted] = []
     try:
-        return _emit_all(args, module, outputs, backends, ctx, emitted)
+        status = _emit_all(args, module, outputs, backends, ctx, emitted)
+        if args.save_recipe:
+            save_recipe(args, passes, backends, outputs, fingerprint)
+        return status
     finally:
         # What was done before a failure is worth a report too.
         if args.report:
@@ -79,7 +86,7 @@ def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backe
     for output, backend in zip(outputs, backends):
         if output.path is not None and not args.plan:
             require_writable(output.path, directory=backend.is_directory(output.path), force=args.force)
-    for extra in (args.report, args.dump_graph, args.reproducer):
+    for extra in (args.report, args.dump_graph, args.reproducer, args.save_recipe):
         if extra is not None:
             require_writable(extra, directory=False, force=True)
 

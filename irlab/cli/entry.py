@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     try:
-        return _dispatch(replayed(args, words))
+        return _dispatch(_completed(args, words))
     except IrlabError as error:
         if args.verbose:
             traceback.print_exc()
@@ -44,11 +44,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _dispatch(args: argparse.Namespace) -> int:
+def _completed(args: argparse.Namespace, words: Sequence[str]) -> argparse.Namespace:
+    """`args` with what a reproducer or a recipe says, then defaults, where the command line says nothing."""
     from .. import registry
 
+    args = replayed(args, words)
     for file in args.load:
         registry.load_file(file)
+    if args.recipe:
+        from .recipe import apply_recipe
+
+        apply_recipe(args)
+    args.seed = 0 if args.seed is None else args.seed
+    args.device = args.device or "cpu"
+    return args
+
+
+def _dispatch(args: argparse.Namespace) -> int:
     for option, answer in ANSWERS.items():
         if getattr(args, option):
             return answer(args)

@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_running(parser.add_argument_group("running"))
     _add_extending(parser.add_argument_group("extending"))
     parser.add_argument("--version", action="version", version=f"irlab {__version__}")
-    parser.set_defaults(ir_output=None, is_replay=False)
+    parser.set_defaults(ir_output=None, is_replay=False, fingerprint="")
     return parser
 
 
@@ -72,6 +72,15 @@ def _add_compiling(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "-p", "--passes", default="", metavar="PIPELINE", help='passes to run: "fuse,quantize{scheme=int4}"'
+    )
+    group.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE.toml",
+        help="pipeline, options per layer, seed, data and outputs from a file",
+    )
+    group.add_argument(
+        "--save-recipe", type=Path, metavar="FILE.toml", help="write what was run, to be run again with --recipe"
     )
     group.add_argument(
         "--emit",
@@ -143,10 +152,10 @@ def _add_checking(group: argparse._ActionsContainer) -> None:
 
 
 def _add_running(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the interpreter computes")
+    group.add_argument("--device", choices=("cpu", "cuda"), help="where the interpreter computes (default cpu)")
     group.add_argument("--revision", metavar="R", help="hub revision")
     group.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
-    group.add_argument("--seed", type=int, default=0, metavar="N")
+    group.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
     group.add_argument("--jobs", type=int, default=2, metavar="N", help="threads for computing weights")
     group.add_argument("-q", "--quiet", action="store_true", help="print only what was asked for")
     group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")

@@ -1,0 +1,104 @@
+"""How do recipes meet the command line? `--recipe` fills in what was not given, `--save-recipe` keeps what was run."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..errors import InputError, UsageError
+from .options import Output
+
+if TYPE_CHECKING:
+    from ..ir import Module
+    from ..passmgr import Pass
+    from ..recipes import RunRecipe
+    from ..target import Backend
+
+
+def apply_recipe(args: argparse.Namespace) -> None:
+    """Fill `args` from `--recipe`: what the command line says stays."""
+    from ..recipes import read_recipe
+
+    recipe = read_recipe(args.recipe)
+    if args.passes:
+        raise UsageError("--recipe and --passes both say what to run", "leave one of them out")
+    if recipe.load and not args.load:
+        files = shlex.join(recipe.load)
+        raise UsageError(
+            f"{args.recipe} was made with --load {files}", "give it too: recipes run no code by themselves"
+        )
+    recipe.require_calibration()
+    args.passes = ",".join(map(str, recipe.passes()))
+    if args.input is None and recipe.model.input:
+        args.input = recipe.resolve(recipe.model.input)
+    args.revision = args.revision or recipe.model.revision or None
+    args.fingerprint = recipe.model.fingerprint
+    args.seed = recipe.seed if args.seed is None else args.seed
+    args.device = recipe.device if args.device is None else args.device
+    args.target = [*args.target, *recipe.targets]
+    if not args.outputs and not args.ir_output and not args.plan:
+        args.outputs = [_output(recipe, each.target, each.output) for each in recipe.emit] or None
+    _apply_calibration(args, recipe)
+
+
+def _output(recipe: RunRecipe, target: str, output: str) -> Output:
+    if not target or not output:
+        raise InputError(f"{recipe.path}: each [[emit]] has a target and an output")
+    return Output(target, recipe.path.parent / output)
+
+
+def _apply_calibration(args: argparse.Namespace, recipe: RunRecipe) -> None:
+    data = recipe.calibration
+    if data.text and getattr(args, "calibration", None) is None:
+        args.calibration = recipe.resolve(data.text)
+    if data.tokens and getattr(args, "calibration_tokens", None) is None:
+        args.calibration_tokens = data.tokens
+
+
+def require_model(args: argparse.Namespace, module: Module) -> None:
+    """Raise InputError where `module` is not the one that the recipe names."""
+    from ..model_fingerprint import model_fingerprint
+
+    if args.fingerprint and (found := model_fingerprint(module)) != args.fingerprint:
+        raise InputError(
+            f"{args.input} is not the model that {args.recipe} was made for: its fingerprint is {found}",
+            "to run the recipe on another model, remove the fingerprint from it",
+        )
+
+
+def save_recipe(
+    args: argparse.Namespace, passes: Sequence[Pass], backends: Sequence[Backend], outputs: Sequence[Output], model: str
+) -> None:
+    """Write what was run, with every option, to `--save-recipe`. `model` is the fingerprint of what was lifted."""
+    from ..recipes import Calibration, Model, RunRecipe, file_sha256, relative, resolved, write_recipe
+    from ..recipes import Output as Written
+
+    path: Path = args.save_recipe
+    pipeline, layers = resolved(passes)
+    source = str(getattr(args, "calibration", None) or "")
+    calibration = Calibration()
+    if source:
+        sha256 = file_sha256(Path(source)) if Path(source).exists() else ""
+        calibration = Calibration(relative(source, path), sha256, getattr(args, "calibration_tokens", None) or 0)
+    written = [
+        Written(f"{backend.name}{backend.option_text(resolved=True)}", relative(str(output.path), path))
+        for backend, output in zip(backends, outputs)
+        if output.path is not None
+    ]
+    recipe = RunRecipe(
+        pipeline=pipeline,
+        seed=args.seed,
+        device=args.device,
+        irlab=__version__,
+        targets=tuple(args.target),
+        load=tuple(relative(file, path) for file in args.load),
+        model=Model("" if args.input == "-" else relative(args.input, path), args.revision or "", model),
+        layers=layers,
+        calibration=calibration,
+        emit=tuple(written),
+    )
+    write_recipe(recipe, path)
