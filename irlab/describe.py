@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from . import registry
 from .errors import InputError, UsageError
 from .ir import Module
-from .options import Configurable, did_you_mean, format_value
+from .options import Configurable, Option, did_you_mean, format_value
 from .passmgr import Pass, RulePass, stored_bytes, type_bytes
 
 if TYPE_CHECKING:
@@ -40,18 +40,28 @@ def describe_plugin(name: str) -> str:
     cls: type[Configurable] = registry.lookup(group, name)
     lines = [f"{name}: {inspect.cleandoc(cls.__doc__ or '')}"]
     if issubclass(cls, Pass):
-        lines.append(f"\nexactness: {cls.exactness}" + (f" (relative tolerance {cls.rtol:g})" if cls.rtol else ""))
-        for needed, reason in cls.requires.items():
-            lines.append(f"runs after {needed} (inserted if missing)" + (f": {reason}" if reason else ""))
-        for late, reason in cls.before.items():
-            lines.append(f"cannot run after {late}" + (f": {reason}" if reason else ""))
+        lines += ["", *promises(cls)]
     if cls.options():
         lines.append("\noptions:")
     for option in cls.options():
-        default = "required" if option.default is MISSING else f"default {format_value(option.default)}"
-        per_layer = "; also per layer" if option.field in getattr(cls, "per_layer", ()) else ""
-        lines.append(f"  {option.text_name:16} {option.type_text}; {default}{per_layer}")
+        lines.append(f"  {option.text_name:16} {option.type_text}; {default_text(cls, option)}")
     return "\n".join(lines)
+
+
+def promises(cls: type[Pass]) -> list[str]:
+    """What a pass promises of the numbers, and where in a pipeline it can stand; a line each."""
+    lines = [f"exactness: {cls.exactness}" + (f" (relative tolerance {cls.rtol:g})" if cls.rtol else "")]
+    for needed, reason in cls.requires.items():
+        lines.append(f"runs after {needed} (inserted if missing)" + (f": {reason}" if reason else ""))
+    for late, reason in cls.before.items():
+        lines.append(f"cannot run after {late}" + (f": {reason}" if reason else ""))
+    return lines
+
+
+def default_text(cls: type[Configurable], option: Option) -> str:
+    """The default of an option, and whether it may differ between layers."""
+    default = "required" if option.default is MISSING else f"default {format_value(option.default)}"
+    return default + ("; also per layer" if option.field in getattr(cls, "per_layer", ()) else "")
 
 
 def print_plan(module: Module, backends: Sequence[Backend]) -> int:

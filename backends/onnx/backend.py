@@ -23,18 +23,14 @@ class ONNX(Backend, name="onnx"):
 
     Writes model.onnx, model.onnx.data and, for decoders with a cache, genai_config.json and the tokenizer's files.
 
-    ep         the execution provider to write for: cpu
-    precision  auto: as the IR is, bf16 as f32; fp32, fp16: unencoded numbers so; int4, int8: matrices that are not
-               encoded yet are, by the quantize pass
-    layout     genai: for onnxruntime-genai, needs kv-cache; plain: inputs and outputs as the graph has them;
-               auto: genai for decoders with a cache, else plain
-    profile    fast: com.microsoft GroupQueryAttention (padding comes last in a row), MatMulNBits,
-               GatherBlockQuantized; portable: opset 23 only
-    hybrid     two forms of each encoded matrix: 8 bits (weights and activations) for prompts, the other for tokens;
-               with profile=fast
-    group      group size of precision=int4 and int8
-    accuracy_level  of 4- and 8-bit products: 4 rounds activations to 8 bits, 0 does not (portable: in genai only)
-    max_length positions that rope tables are stored for and genai may use; 0: max_position_embeddings of the config
+    `ep`: the execution provider to write for. `precision`: auto is as the IR is, with bf16 as f32; fp32 and fp16 are
+    of numbers that are not encoded; int4 and int8 run the quantize pass on what is not encoded yet, with groups of
+    `group`. `layout`: genai is for onnxruntime-genai and needs kv-cache, plain has inputs and outputs as the graph has
+    them, auto is genai for decoders with a cache. `profile`: fast uses com.microsoft GroupQueryAttention (padding comes
+    last in a row), MatMulNBits and GatherBlockQuantized, portable opset 23 only. `hybrid` keeps two forms of each
+    encoded matrix: 8 bits (weights and activations) for prompts, the other for tokens; with profile=fast.
+    `accuracy_level` is of 4- and 8-bit products: 4 rounds activations to 8 bits, 0 does not (portable: in genai only).
+    `max_length`: positions that rope tables are stored for and genai may use; 0 for max_position_embeddings.
     """
 
     writes_directory = True

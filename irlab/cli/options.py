@@ -108,11 +108,19 @@ def _add_looking(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--explain", metavar="PIPELINE", help="what would run, in order, with which options, and why; INPUT is optional"
     )
-    group.add_argument("--print-ir-before", nargs="?", action="append", const="*", default=[], metavar="PASS")
-    group.add_argument("--print-ir-after", nargs="?", action="append", const="*", default=[], metavar="PASS")
-    group.add_argument("--print-ir-after-all", action="store_true")
-    group.add_argument("--print-ir-after-change", action="store_true")
-    group.add_argument("--print-ir-after-failure", action="store_true")
+    for when in ("before", "after"):
+        group.add_argument(
+            f"--print-ir-{when}",
+            nargs="?",
+            action="append",
+            const="*",
+            default=[],
+            metavar="PASS",
+            help=f"print the IR {when} this pass, or every pass",
+        )
+    group.add_argument("--print-ir-after-all", action="store_true", help="print the IR after every pass")
+    group.add_argument("--print-ir-after-change", action="store_true", help="... after each that changed it")
+    group.add_argument("--print-ir-after-failure", action="store_true", help="print the IR that a pass failed on")
     group.add_argument(
         "--why-not", metavar="RULE[@OP]", help="after the passes: where RULE nearly matched, and why it stopped"
     )
