@@ -64,7 +64,7 @@ class Parity:
 
 def check_parity(backend: Backend, module: Module, out: Path, *, seed: int = 0, insist: bool = False) -> Parity:
     """Run `out`, which `backend` wrote from the legalised `module`. `insist`: however large the model is."""
-    runtime = backend.runtime()
+    runtime = backend.runtime_for(module)
     reason = _reason_to_skip(runtime, module, insist)
     if runtime is None or reason:
         return Parity(skipped=reason)

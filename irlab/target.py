@@ -131,3 +131,7 @@ class Backend(Configurable, ABC):
     def runtime(self) -> Runtime | None:
         """The real runtime that parity is checked in, or None if there is none."""
         return None
+
+    def runtime_for(self, module: Module) -> Runtime | None:
+        """`runtime()`, for a backend whose runtime needs the legalised `module` as well."""
+        return self.runtime()

@@ -105,7 +105,7 @@ class ONNX(Backend, name="onnx"):
     def float_tolerance(self, module: Module) -> float | None:
         if any(symbol.type.encoding is not None for symbol in module.weights.values()):
             return None
-        from irlab.backends.onnx.precision import compute_dtype
+        from irlab.precision import compute_dtype
 
         return 1e-2 if compute_dtype(module) is f32 else 5e-2
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from irlab.backends.onnx import storage
-from irlab.backends.onnx.sizes import SizeTable
+from irlab.backends.onnx.sizes import NodeSizes
 from irlab.backends.onnx.storage import ONNX_TYPE, Stored
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Op, Return, Value, Weight
@@ -53,7 +53,7 @@ class Emitter:
         self.functions: dict[str, onnx.FunctionProto] = {}
         self.opsets: dict[str, int] = {"": OPSET}
         self.types: dict[str, TensorType] = {}
-        self.sizes = SizeTable(self)
+        self.sizes = NodeSizes(self)
         self._scopes = [Scope()]
         self._names: set[str] = set()
         self._memo_tensors: dict[tuple[object, ...], str] = {}

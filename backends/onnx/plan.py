@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from irlab.backends.onnx import codes
 from irlab.backends.onnx.lowerings import FAST, STANDARD
-from irlab.backends.onnx.precision import compute_dtype
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn
 from irlab.ops.call import Call
 from irlab.ops.control import If
 from irlab.ops.nn import NNOp
+from irlab.precision import compute_dtype
 from irlab.target import Holding, PlanRow
 from irlab.types import bf16
 

@@ -13,17 +13,11 @@ from irlab.errors import LegalityError
 from irlab.ir import Module, Weight
 from irlab.ops.nn import NNOp
 from irlab.passmgr import Context
+from irlab.precision import compute_dtype
 from irlab.registry import pass_class
 from irlab.types import DType, bf16, f16, f32
 
 _FLOATS: Final[dict[str, DType]] = {"fp32": f32, "fp16": f16}
-
-
-def compute_dtype(module: Module) -> DType:
-    """The widest dtype that the module's values have among f32, f16 and bf16."""
-    found = {value.type.dtype for op in module.graph.ops() for value in op.results if value.type.encoding is None}
-    found |= {value.type.dtype for value in module.graph.inputs}
-    return next((dtype for dtype in (bf16, f16, f32) if dtype in found), f32)
 
 
 def apply(module: Module, precision: str, group: int, hybrid: bool, ctx: Context) -> None:

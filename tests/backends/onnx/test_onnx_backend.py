@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx_files import op_types, write
-from onnx_llama import Llama
+from small_llama import Llama
 
 from irlab import GraphBuilder, dims
 from irlab.backends.onnx import ONNX

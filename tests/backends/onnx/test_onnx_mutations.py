@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx_files import run_directory, write
-from onnx_llama import Llama
+from small_llama import Llama
 
 from irlab.interp import evaluate
 from irlab.ir import Module

@@ -1,4 +1,4 @@
-"""Every primitive, with sizes that are known only at run time, computes in ONNX Runtime what the interpreter does."""
+"""Every primitive, with sizes that are known only at run time, computes in each runtime what the interpreter does."""
 
 from __future__ import annotations
 

@@ -1,0 +1,163 @@
+"""The TensorRT backend: its options, and the three steps legalise, write, run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from irlab.encodings import Encoding
+from irlab.errors import InputError, UsageError
+from irlab.ir import Module, Weight
+from irlab.passmgr import Context, type_bytes
+from irlab.target import Backend, PlanRow, Runtime
+from irlab.types import bf16, f32
+
+if TYPE_CHECKING:
+    from irlab.backends.tensorrt.profiles import Limits
+
+ENGINE_CONFIG: Final = "engine.json"
+
+
+def _option(text: str, default: Any) -> Any:
+    return field(default=default, metadata={"text": text})
+
+
+@dataclass(frozen=True)
+class TensorRT(Backend, name="tensorrt"):
+    """Engines for NVIDIA GPUs, built ahead of time without one, of any graph.
+
+    Writes model.engine, engine.json, network.json (every layer with its types and constants) and the tokenizer's
+    files. `python -m irlab.backends.tensorrt.run DIRECTORY PROMPT` generates where a GPU is present.
+
+    targets    compute capabilities, all served by one engine: sm75, sm80, sm86, sm89, sm120, sm121 (tensorrt-rtx has
+               no sm90); without it sm80, sm86, sm89 and sm120, as far as they hold the types of the weights
+    precision  auto: as the IR is; fp16, bf16, fp32: what is not encoded, in that type
+    max-batch  max-seq  max-past   the largest batch, prompt and cache; 0: the model's context, up to 4096
+    opt-batch  opt-seq  opt-past   the sizes that the engine is tuned for; 0: 128 tokens, half a cache
+    sizes      other symbolic sizes, as NAME:SMALLEST:USUAL:LARGEST
+    """
+
+    writes_directory = True
+
+    targets: tuple[str, ...] = ()
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    max_batch: int = _option("max-batch", 4)
+    max_seq: int = _option("max-seq", 0)
+    max_past: int = _option("max-past", 0)
+    opt_batch: int = _option("opt-batch", 1)
+    opt_seq: int = _option("opt-seq", 0)
+    opt_past: int = _option("opt-past", 0)
+    sizes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        from irlab.backends.tensorrt.profiles import read_spans
+        from irlab.backends.tensorrt.targets import require_known
+
+        require_known(self.targets)
+        read_spans(self.sizes)
+        for name in ("batch", "seq", "past"):
+            usual, largest = getattr(self, f"opt_{name}"), getattr(self, f"max_{name}")
+            if usual < 0 or largest < 0 or (largest and usual > largest):
+                raise UsageError(
+                    f"tensorrt{{opt-{name}={usual} max-{name}={largest}}} contradict each other",
+                    "1 <= opt <= max must hold",
+                )
+
+    def limits(self, module: Module) -> Limits:
+        """The sizes that the engine takes. Raises UsageError where options contradict each other."""
+        from irlab.backends.tensorrt.profiles import Limits, read_spans
+
+        sizes = (self.max_batch, self.max_seq, self.max_past, self.opt_batch, self.opt_seq, self.opt_past)
+        stated = module.metadata.get("config", {}).get("max_position_embeddings")
+        return Limits(*sizes, read_spans(self.sizes)).resolved(stated if isinstance(stated, int) else 0)
+
+    def chosen_targets(self, module: Module) -> tuple[str, ...]:
+        """The compute capabilities to build for. Raises LegalityError where one cannot hold the module's types."""
+        from irlab.backends.tensorrt.codes import stored_type
+        from irlab.backends.tensorrt.targets import choose
+        from irlab.precision import compute_dtype
+
+        needed: dict[str, str] = {}
+        for name, symbol in module.weights.items():
+            if symbol.type.encoding is not None and stored_type(symbol.type.encoding):
+                needed.setdefault(stored_type(symbol.type.encoding), f"weight '{name}' ({symbol.type.encoding})")
+        if self.precision == "bf16" or (self.precision == "auto" and compute_dtype(module) is bf16):
+            needed["bf16"] = "the model's numbers"
+        return choose(self.targets, needed)
+
+    def plan(self, module: Module) -> list[PlanRow]:
+        from irlab.backends.tensorrt.plan import plan
+
+        return plan(module, self)
+
+    def holds(self, encoding: Encoding) -> bool:
+        from irlab.backends.tensorrt.codes import emulated, stored_type
+
+        return bool(stored_type(encoding)) and not emulated(encoding)
+
+    def legalise(self, module: Module, ctx: Context) -> Module:
+        from irlab.backends.tensorrt import library
+        from irlab.backends.tensorrt.legalise import legalise
+        from irlab.backends.tensorrt.profiles import buffered_caches, profiles
+
+        if library.missing():
+            raise InputError(library.missing())
+        limits = self.limits(module)
+        legal = legalise(module, self.precision, ctx)
+        self.chosen_targets(legal)
+        profiles(legal.graph, limits, bool(buffered_caches(legal.graph)))
+        return legal
+
+    def estimate_bytes(self, module: Module) -> int:
+        # The engine, and the scratch file that its weights are read into.
+        weights = sum(type_bytes(symbol.type) for symbol in module.weights.values())
+        return 2 * weights + weights // 10 + (16 << 20)
+
+    def write(self, module: Module, out: Path, ctx: Context) -> None:
+        from irlab.backends.hf.files import companions
+        from irlab.backends.tensorrt.process import build
+
+        limits, targets = self.limits(module), self.chosen_targets(module)
+        built = build(module, limits, targets, out, ctx)
+        (out / ENGINE_CONFIG).write_text(json.dumps(self._config(module, built), indent=2) + "\n", "utf-8")
+        for source, name in companions(module):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, out / name)
+
+    def _config(self, module: Module, built: dict[str, Any]) -> dict[str, Any]:
+        """engine.json: what a runner and a reader need to know."""
+        from irlab.backends.tensorrt.process import ENGINE_FILE, NETWORK_FILE
+        from irlab.precision import compute_dtype
+
+        metadata = module.metadata
+        generation = metadata.get("generation_config", {})
+        ends = generation.get("eos_token_id", metadata.get("config", {}).get("eos_token_id"))
+        return {
+            "engine": ENGINE_FILE,
+            "network": NETWORK_FILE,
+            "builder": built["builder"],
+            "compute_capabilities": list(self.chosen_targets(module)),
+            "precision": compute_dtype(module).name,
+            "encoded_weights": built["low_bit"],
+            **built["interface"],
+            "profiles": built["profiles"],
+            "eos_token_ids": [i for i in (ends if isinstance(ends, list) else [ends]) if isinstance(i, int)],
+            "model": module.name,
+            "licence": metadata.get("licence"),
+            "base_model": metadata.get("base_model"),
+        }
+
+    def float_tolerance(self, module: Module) -> float | None:
+        from irlab.precision import compute_dtype
+
+        if any(op.symbol.type.encoding is not None for op in module.graph.find(Weight)):
+            return None
+        return 1e-2 if compute_dtype(module) is f32 else 5e-2
+
+    def runtime_for(self, module: Module) -> Runtime:
+        from irlab.backends.tensorrt.process import NetworkRuntime
+
+        return NetworkRuntime(module, self.limits(module))

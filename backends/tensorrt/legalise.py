@@ -1,0 +1,85 @@
+"""How does a module become what TensorRT's layers say? Precision first; what no layer says is decomposed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from irlab.backends.tensorrt import codes
+from irlab.backends.tensorrt.emitter import location
+from irlab.backends.tensorrt.lowerings import LOWERINGS
+from irlab.backends.tensorrt.lowerings.attention import fits
+from irlab.backends.tensorrt.numbers import NAMES
+from irlab.errors import LegalityError
+from irlab.ir import Graph, Module, Op, Return, Weight
+from irlab.ops import nn, prim
+from irlab.ops.call import Call
+from irlab.ops.nn import NNOp
+from irlab.passmgr import Context
+from irlab.precision import compute_dtype
+from irlab.registry import pass_class
+from irlab.types import DType, bf16, bool_, f16, f32
+from irlab.weight_uses import graphs
+
+PRECISIONS: Final[dict[str, DType]] = {"fp32": f32, "fp16": f16, "bf16": bf16}
+_MADE_BY: Final = "tensorrt-decompose"
+
+
+def legalise(module: Module, precision: str, ctx: Context) -> Module:
+    """Change `module` into what LOWERINGS hold. Raises LegalityError naming op and place."""
+    wanted = PRECISIONS.get(precision)
+    if wanted is not None and compute_dtype(module) is not wanted:
+        pass_class("cast").configure({"dtype": wanted.name}).run(module, ctx)
+    for graph in list(graphs(module.graph)):
+        decompose(graph)
+        graph.erase_dead()
+        check(graph)
+    return module
+
+
+def decompose(graph: Graph) -> None:
+    """Replace every op that no layer says by what it means, until none is left."""
+    while missing := [op for op in graph.ops() if isinstance(op, NNOp) and not is_held(op)]:
+        for op in missing:
+            values = op.decompose()
+            graph.replace(op, *(values if isinstance(values, tuple) else (values,)), made_by=_MADE_BY)
+
+
+def is_held(op: Op) -> bool:
+    """Whether `op` is said as it is."""
+    return type(op) in LOWERINGS and (not isinstance(op, nn.Attention) or fits(op))
+
+
+def check(graph: Graph) -> None:
+    """Raise LegalityError, naming op and place, for what has no TensorRT form."""
+    for op in graph.topo():
+        reason, hint = _weight_refusal(op) if isinstance(op, Weight) else refusal(op)
+        if reason:
+            raise LegalityError(f"{location(op)}: {reason}", hint)
+
+
+def _weight_refusal(op: Weight) -> tuple[str, str]:
+    encoding = op.symbol.type.encoding
+    reason = "" if encoding is None else codes.refusal(encoding)
+    if not reason:
+        return "", ""
+    return f"weight '{op.symbol.name}' is {encoding}, and {reason}", "use quantize{scheme=int4 sym=true}, or int8"
+
+
+def refusal(op: Op) -> tuple[str, str]:
+    """Why `op` cannot be said, and a way out; empty if it can."""
+    if isinstance(op, Return):
+        return "", ""
+    if isinstance(op, Call):
+        return f"TensorRT has no layer for the ATen op {op.target}", "emit onnx, which has torch's function library"
+    if type(op) not in LOWERINGS:
+        return "TensorRT has no layer for it", "decompose turns nn ops into primitives"
+    if isinstance(op, prim.And | prim.Or | prim.Xor) and op.result.type.dtype is not bool_:
+        return "TensorRT combines truth values, not the bits of integers", "compare with 0 first, in the model"
+    if isinstance(op, prim.MaxPool) and any(d != 1 for d in op.dilation):
+        return "TensorRT's pooling has no dilation", "emit onnx"
+    for value in (*op.operands, *op.results):
+        if value is None or value.type.encoding is not None or value.type.dtype in NAMES:
+            continue
+        wide = "cast{dtype=f32}" if value.type.dtype.is_float else "a cast to i32 or i64 in the model"
+        return f"TensorRT does not compute in {value.type.dtype}", f"{wide} makes it legal"
+    return "", ""

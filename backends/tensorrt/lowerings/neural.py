@@ -1,0 +1,82 @@
+"""How are the LLM-level ops said in TensorRT? Norms and softmax as its layers, products over weights as they are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from irlab.backends.tensorrt.emitter import Emitter, Lowering
+from irlab.backends.tensorrt.library import ITensor, load
+from irlab.backends.tensorrt.lowerings.arithmetic import elementwise, unary
+from irlab.ir import Op, Value, Weight
+from irlab.ops import nn, prim
+from irlab.types import DType, f32
+
+
+def _matmul(op: prim.MatMul, e: Emitter) -> None:
+    a, b = e.aligned(op.x, op.y)
+    plain = load().MatrixOperation.NONE
+    e.result(op, "matrix_multiply", a, plain, b, plain)
+
+
+def _linear(op: nn.Linear, e: Emitter) -> None:
+    """x times the transposed weight; TensorRT finds the codes behind the Dequantize that feeds it."""
+    operations = load().MatrixOperation
+    rank = op.x.type.rank
+    weight = e.unsqueezed(matrix(e, op.weight, op.x.type.dtype), range(rank - 2))
+    form = operations.VECTOR if rank == 1 else operations.NONE
+    y = e.tensor("matrix_multiply", e[op.x], form, weight, operations.TRANSPOSE)
+    if op.bias is not None:
+        y = elementwise(e, "SUM", y, e.widened(op.bias, rank))
+    e.bind(op.result, y)
+
+
+def matrix(e: Emitter, weight: Value, dtype: DType) -> ITensor:
+    """A weight as numbers of `dtype`: itself, or decoded."""
+    producer = weight.op
+    if isinstance(producer, Weight) and producer.symbol.type.encoding is not None:
+        return e.decoded(producer.symbol, dtype)
+    return e[weight]
+
+
+def _embedding(op: nn.Embedding, e: Emitter) -> None:
+    """Rows of the table. An encoded one stays encoded in the engine: the builder decodes the rows that are read."""
+    e.result(op, "gather", matrix(e, op.weight, op.result.type.dtype), e[op.ids], 0)
+
+
+def _layer_norm(op: nn.LayerNorm, e: Emitter) -> None:
+    """A normalization layer in f32, as the op says, with scale and bias in it."""
+    import numpy as np
+
+    rank, width = op.x.type.rank, op.x.type.shape[-1]
+    if not isinstance(width, int):
+        raise e.refused("normalization", "a symbolic number of features")
+
+    def parameter(value: Value | None, default: float) -> ITensor:
+        if value is None:
+            return e.array(np.full((1,) * (rank - 1) + (width,), default, np.float32), f32)
+        return e.cast(e.widened(value, rank), f32)
+
+    x = e.cast(e[op.x], f32)
+    layer = e.add("normalization_v2", x, parameter(op.weight, 1.0), parameter(op.bias, 0.0), 1 << (rank - 1))
+    layer.epsilon = op.eps
+    e.bind(op.result, e.cast(layer.get_output(0), op.x.type.dtype))
+
+
+def _softmax(op: nn.Softmax, e: Emitter) -> None:
+    layer = e.add("softmax", e[op.x])
+    layer.axes = 1 << (op.x.type.rank - 1)
+    y = layer.get_output(0)
+    if isinstance(op.x.op, prim.Where | prim.Add):
+        # Only a mask hides a whole row: that gives nan where the IR gives zeros.
+        zero = e.number(0.0, op.x.type.dtype, op.x.type.rank)
+        y = e.tensor("select", unary(e, "ISNAN", y), zero, y)
+    e.bind(op.result, y)
+
+
+LOWERINGS: Final[dict[type[Op], Lowering]] = {
+    prim.MatMul: _matmul,
+    nn.Linear: _linear,
+    nn.Embedding: _embedding,
+    nn.LayerNorm: _layer_norm,
+    nn.Softmax: _softmax,
+}

@@ -1,0 +1,102 @@
+"""How is TensorRT asked to build, and its network evaluated? In a child process, with the module on disk between.
+
+The module crosses as an .irlab directory: text, weights by reference, computed values in safetensors.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irlab.backends.tensorrt import library
+from irlab.backends.tensorrt.profiles import Limits
+from irlab.backends.tensorrt.worker import ERRORS
+from irlab.children import Child
+from irlab.ir import Module
+from irlab.passmgr import Context
+from irlab.store import write_directory
+from irlab.target import Runtime
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ENGINE_FILE = "model.engine"
+NETWORK_FILE = "network.json"
+_WORKER = "irlab.backends.tensorrt.worker"
+
+
+def build(module: Module, limits: Limits, targets: Sequence[str], out: Path, ctx: Context) -> dict[str, Any]:
+    """Write ENGINE_FILE and NETWORK_FILE into `out`; what the worker says of them. Raises InputError with the
+    builder's words, and OSError where the disk is full."""
+    bars: dict[str, Iterator[Any]] = {}
+
+    def show(told: Any) -> None:
+        label, done, total = told
+        if label not in bars:
+            bars[label] = iter(ctx.progress.track(range(total), label, total))
+        next(bars[label], None)
+        if done >= total:
+            next(bars.pop(label), None)
+
+    request = {
+        "task": "build",
+        "targets": list(targets),
+        "engine": str(out / ENGINE_FILE),
+        "description": str(out / NETWORK_FILE),
+    }
+    with _stored(module, out, limits, ctx.jobs) as common, Child(_WORKER, "TensorRT's builder") as child:
+        return checked(child.ask({**common, **request}, show))
+
+
+@contextmanager
+def _stored(module: Module, directory: Path, limits: Limits, jobs: int) -> Iterator[dict[str, Any]]:
+    """The module on disk, beside what is written, while the block lasts; what every request says of it."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".module") as folder:
+        write_directory(module, Path(folder), jobs=jobs)
+        yield {"module": folder, "limits": limits.stated(), "jobs": jobs}
+
+
+def checked(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer, or the error that it tells of."""
+    if "errno" in answer:
+        raise OSError(answer["errno"], answer["message"])
+    if "error" in answer:
+        raise ERRORS[answer["error"]](answer["message"], answer["hint"])
+    return dict(answer)
+
+
+class NetworkRuntime(Runtime):
+    """The network that the engine was built from, evaluated layer by layer: no engine runs without a GPU.
+
+    The network is made again from the legalised module, and must describe itself exactly as network.json does.
+    """
+
+    name = "the network, evaluated layer by layer (engine not run)"
+
+    def __init__(self, module: Module, limits: Limits) -> None:
+        self._module = module
+        self._limits = limits
+
+    def unavailable(self) -> str:
+        return library.missing()
+
+    def logits(self, out: Path, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        import numpy as np
+
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "logits.npz"
+            self._ask(out, {"task": "logits", "prompts": [list(p) for p in prompts], "result": str(result)})
+            with np.load(result, allow_pickle=False) as found:
+                return [found[f"p{i}"] for i in range(len(prompts))]
+
+    def greedy(self, out: Path, prompt: Sequence[int], count: int) -> list[int]:
+        answer = self._ask(out, {"task": "greedy", "prompt": list(prompt), "count": count})
+        return [int(token) for token in answer["tokens"]]
+
+    def _ask(self, out: Path, request: dict[str, Any]) -> dict[str, Any]:
+        with _stored(self._module, out, self._limits, 1) as common, Child(_WORKER, "the evaluator") as child:
+            checked(child.ask({**common, "task": "load", "description": str(out / NETWORK_FILE)}))
+            return checked(child.ask(request))
