@@ -69,6 +69,14 @@ def frontend(name: str) -> type[Frontend]:
     return found
 
 
+def encoder(name: str) -> Any:
+    """The function registered as `name` under "encoders", which encodes what irlab does not; raises InputError."""
+    point = _found("encoders").get(name)
+    if point is None:
+        raise InputError(f"nothing that is installed encodes types of '{name}'", "install irlab with its backends")
+    return point.load()
+
+
 def load_file(path: str) -> None:
     """Run a Python file and register the passes, frontends and backends it declares (this runs its code).
 

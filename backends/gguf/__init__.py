@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from irlab.ir import Module
 from irlab.options import Bytes
@@ -27,13 +27,15 @@ class GGUF(Backend, name="gguf"):
     """A GGUF file that llama.cpp runs.
 
     `type` is llama.cpp's name for a file type (f32, f16, bf16, q8_0, q4_0, q4_k_m, q6_k ...): weights are quantised to
-    it exactly as llama.cpp's own tool would. `auto` stores floats as the module has them. Weights that a pass has
-    encoded keep their codes in either case. A type whose blocks do not fit a tensor is refused, unless
+    it exactly as llama.cpp's own tool would; with `encoder=irlab` by our own search, which loses less and is faster for
+    the K types. `auto` stores floats as the module has them. Weights that a pass has encoded keep their codes in
+    either case. A type whose blocks do not fit a tensor is refused, unless
     `allow-fallback=true`: then the next larger one is taken, and said. `pre` names the pre-tokenizer where it cannot be
     recognised. `split=4G` writes a directory of shards.
     """
 
     type: str = "auto"
+    encoder: Literal["ggml", "irlab"] = "ggml"
     allow_fallback: bool = field(default=False, metadata={"text": "allow-fallback"})
     pre: str = ""
     split: Bytes | None = None
@@ -44,9 +46,9 @@ class GGUF(Backend, name="gguf"):
         return plan(module, self)
 
     def holds(self, encoding: Encoding) -> bool:
-        from irlab.backends.gguf.encoding import BLOCK, exact_type
+        from irlab.backends.gguf.encoding import exact
 
-        return exact_type(encoding, BLOCK) is not None
+        return exact(encoding, 256) is not None
 
     def file_type(self, decoder: Decoder) -> FileType:
         """What `type` stands for in this decoder."""
@@ -99,29 +101,33 @@ def _symbols(module: Module) -> list[WeightSymbol]:
 
 def tensor_info(symbol: WeightSymbol) -> TensorInfo:
     """Name, shape and GGML type of a legalised weight."""
-    from irlab.backends.gguf.encoding import exact_type
+    from irlab.backends.gguf.encoding import exact
     from irlab.backends.gguf.ggml import ggml_type
     from irlab.backends.gguf.writer import TensorInfo
     from irlab.weights import static_shape
 
     shape = static_shape(symbol.type)
     encoding = symbol.type.encoding
-    kind = exact_type(encoding, shape[-1]) if encoding is not None else ggml_type("F32")
-    assert kind is not None, f"{symbol.name} was not legalised"
-    return TensorInfo(symbol.name, shape, kind)
+    if encoding is None:
+        return TensorInfo(symbol.name, shape, ggml_type("F32"))
+    held = exact(encoding, shape[-1])
+    assert held is not None, f"{symbol.name} was not legalised"
+    return TensorInfo(symbol.name, shape, held.type)
 
 
 def stored_rows(symbol: WeightSymbol, start: int, stop: int) -> np.ndarray[Any, Any]:
     """The bytes of rows [start:stop] of a legalised weight, as the file has them."""
     import numpy as np
 
-    from irlab.backends.gguf.encoding import repack
-    from irlab.weights import finite_codes, finite_rows
+    from irlab.backends.gguf.encoding import exact
+    from irlab.weights import finite_codes, finite_rows, static_shape
 
     encoding = symbol.type.encoding
     if encoding is None:
         return np.ascontiguousarray(finite_rows(symbol, start, stop)).view(np.uint8)
-    return repack(finite_codes(symbol, start, stop), encoding)
+    held = exact(encoding, static_shape(symbol.type)[-1])
+    assert held is not None, f"{symbol.name} was not legalised"
+    return held.repack(finite_codes(symbol, start, stop))
 
 
 def _tensors(symbols: Sequence[WeightSymbol], ctx: Context) -> list[Tensor]:

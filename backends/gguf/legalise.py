@@ -15,12 +15,13 @@ import numpy as np
 from irlab import registry
 from irlab.backends.gguf.anatomy import Decoder, dissect
 from irlab.backends.gguf.architectures import Architecture, choose, plain_scale
-from irlab.backends.gguf.encoding import GGMLEncoding, exact_type
+from irlab.backends.gguf.encoding import EncodeByGGML, exact
 from irlab.backends.gguf.ggml import GGMLType
 from irlab.backends.gguf.mixes import FileType, ModelShape, file_type, plan_types
 from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.rope import RopeForm, rope_form
 from irlab.backends.gguf.tokenizer import TokenizerMetadata, no_tokenizer, tokenizer_metadata
+from irlab.encodings import ggml
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Module, Op, Value, Weight
 from irlab.ops import nn, prim
@@ -44,7 +45,8 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     _fold_scales(module.graph, decoder)
     _turn_pairs(module.graph, dissect(module), architecture)
     decoder = dissect(module)
-    _rename(module.graph, decoder, tensor_types(decoder, architecture, options, notes))
+    types = tensor_types(decoder, architecture, options, notes)
+    _rename(module.graph, decoder, types, EncodeByGGML if options.encoder == "ggml" else Encode)
     tokenizer = _tokenizer(module, architecture, decoder.vocabulary, options.pre)
     module.metadata["gguf"] = metadata | tokenizer.metadata
     module.metadata["gguf_rope_factors"] = rope.factors if rope is not None else ()
@@ -197,13 +199,14 @@ def tensor_types(decoder: Decoder, architecture: Architecture, options: GGUF, no
     for name, value in weights.items():
         encoding = value.type.encoding
         if encoding is not None:
-            exact = exact_type(encoding, shapes[name][-1])
-            if exact is None:
+            held = exact(encoding, shapes[name][-1])
+            if held is None:
                 raise LegalityError(
                     f"GGUF has no type for the codes of {name}, {encoding}",
-                    "use symmetric int4 or int8 with f16 scales, or leave quantising to gguf{type=...}",
+                    "use symmetric int4, int5 or int8 with f16 scales, or a GGML type (scheme=q4_k), or leave "
+                    "quantising to gguf{type=...}",
                 )
-            fixed[name] = exact
+            fixed[name] = held.type
     first = decoder.layers[0]
     shape = ModelShape(architecture.name, len(decoder.layers), first.n_heads, first.n_kv_heads)
     target = options.file_type(decoder)
@@ -230,13 +233,13 @@ def default_file_type(decoder: Decoder) -> FileType:
     return file_type(stored_float(largest.op.symbol))
 
 
-def _rename(graph: Graph, decoder: Decoder, types: Mapping[str, GGMLType]) -> None:
+def _rename(graph: Graph, decoder: Decoder, types: Mapping[str, GGMLType], encode: type[Encode]) -> None:
     """Give each weight its GGUF name and its type, as an encoding where that is not f32."""
     for name, value in list(named_weights(decoder)):
         assert isinstance(value.op, Weight)
         recipe = value.op.symbol.recipe
         if recipe.type.encoding is None and types[name].name != "F32":
-            recipe = Encode(_unwidened(recipe), GGMLEncoding(types[name].name.lower()))
+            recipe = encode(_unwidened(recipe), ggml(types[name].name))
         graph.replace(value.op, prim.weight(WeightSymbol(name, recipe)))
 
 

@@ -5,10 +5,12 @@ axis (the input features of a weight matrix), so rows can be encoded and decoded
 
     base.py     what an encoding is, and its text       levels.py   encodings made of levels under scales
     grid.py     rounding column by column               integer.py  integers with scales per group
-    search.py   the scales that lose least
+    search.py   the scales that lose least              kernels.py  such searches compiled by numba
+    ggml/       the types of GGUF files
 """
 
 from .base import Codes, Encoding, parse_encoding
+from .ggml import GGMLEncoding, ggml
 from .grid import Extent, Grid
 from .integer import BITS, TENSOR, IntegerEncoding
 from .levels import LevelEncoding, extent_of
@@ -19,9 +21,11 @@ __all__ = [
     "Codes",
     "Encoding",
     "Extent",
+    "GGMLEncoding",
     "Grid",
     "IntegerEncoding",
     "LevelEncoding",
     "extent_of",
+    "ggml",
     "parse_encoding",
 ]

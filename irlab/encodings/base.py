@@ -36,8 +36,8 @@ class Encoding(ABC):
 
     def __init_subclass__(cls, family: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.family = family
         if family:
+            cls.family = family
             Encoding.families[family] = cls
 
     @property

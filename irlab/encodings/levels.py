@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from ..errors import InputError
 from ..floats import as_f32
 from .base import AnyArray, Codes, Encoding, Floats
 from .grid import Extent, Grid, Levels, Points
+
+_BLOCK_ELEMENTS: Final = 1 << 17
+"""Numbers encoded at a time: they stay in cache through the search, the rounding and the packing."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,36 @@ class Integers(Levels):
 
     def values(self, codes: AnyArray) -> Floats:
         return codes.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Table(Levels):
+    """The numbers of a table; a code is an index into it. Of equal numbers the first is used."""
+
+    numbers: tuple[float, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+        return np.dtype(np.uint8)
+
+    @cached_property
+    def ascending(self) -> tuple[float, ...]:
+        """The different numbers of the table in order."""
+        return tuple(sorted(set(self.numbers)))
+
+    @cached_property
+    def _search(self) -> tuple[Floats, AnyArray]:
+        """Where one number gives way to the next, and the codes of the numbers in order."""
+        numbers = np.array(self.ascending, np.float32)
+        codes = np.array([self.numbers.index(number) for number in self.ascending], np.uint8)
+        return ((numbers[1:] + numbers[:-1]) / 2).astype(np.float32), codes
+
+    def nearest(self, steps: Floats) -> AnyArray:
+        middles, codes = self._search
+        return codes[np.searchsorted(middles, steps.reshape(-1)).reshape(steps.shape)]
+
+    def values(self, codes: AnyArray) -> Floats:
+        return np.array(self.numbers, np.float32)[codes]
 
 
 class LevelEncoding(Encoding):
@@ -63,11 +97,19 @@ class LevelEncoding(Encoding):
 
     def encode(self, rows: AnyArray, importance: Floats | None = None, extent: Extent | None = None) -> Codes:
         self.check_shape(rows.shape)
-        flat = np.ascontiguousarray(as_f32(rows)).reshape(-1, rows.shape[-1])
         if importance is not None:
             importance = np.ascontiguousarray(importance, np.float32)
-        points = self.choose(flat, importance, extent)
-        return _with_lead(self.assemble(points.nearest(flat), points.parts), rows.shape[:-1])
+        if self.tensor_wide and extent is None:
+            extent = extent_of(as_f32(rows))
+        source = rows.reshape(-1, rows.shape[-1])
+        step = max(1, _BLOCK_ELEMENTS // source.shape[1])
+        pieces: list[Codes] = []
+        for start in range(0, max(1, len(source)), step):
+            block = np.ascontiguousarray(as_f32(source[start : start + step]))
+            points = self.choose(block, importance, extent)
+            pieces.append(self.assemble(points.nearest(block), points.parts))
+        parts = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return _with_lead(parts, rows.shape[:-1])
 
     def decode(self, codes: Codes) -> Floats:
         lead = next(iter(codes.values())).shape[:-1]

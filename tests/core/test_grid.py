@@ -17,6 +17,7 @@ ENCODINGS = [
     "q<int8, sym, group=0, scale=bf16>",
     "q<int8, asym, group=tensor, scale=f32>",
     "q<int4, sym, group=32, scale=i8>",
+    *(f"ggml<{name}>" for name in ("q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q6_k", "iq4_xs", "mxfp4", "nvfp4")),
 ]
 ROWS, COLUMNS = 5, 512
 
