@@ -80,7 +80,8 @@ def encoder(name: str) -> Any:
 def load_file(path: str) -> None:
     """Run a Python file and register the passes, frontends and backends it declares (this runs its code).
 
-    One that has the name of an installed plug-in takes its place. Raises InputError naming the line that failed.
+    One that has the name of an installed plug-in takes its place. The file may import others beside it. Raises
+    InputError naming the line that failed.
     """
     import importlib.util
 
@@ -93,6 +94,9 @@ def load_file(path: str) -> None:
         raise InputError(f"{path} is not a Python file", "--load takes a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    folder = str(file.absolute().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: a file of the name of an installed package must not hide it
     try:
         spec.loader.exec_module(module)
     except Exception as error:

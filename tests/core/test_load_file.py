@@ -95,6 +95,13 @@ def test_what_is_wrong_with_the_file_is_one_line_with_its_place(tmp_path: Path, 
     assert line.startswith(f"irlab-opt: error: {said}")
 
 
+def test_a_file_may_import_its_neighbour_which_hides_no_package(folder: Path) -> None:
+    (folder / "more.py").write_text("from rich import print\nfrom scratch import TwiceNegated\n")
+    (folder / "rich.py").write_text("raise RuntimeError('the wrong rich')\n")
+    done = irlab_opt(folder.parent, "--load", f"{folder.name}/more.py", "-")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_is_no_python_file(tmp_path: Path) -> None:
     for name in ("missing.py", "."):
         done = irlab_opt(tmp_path, "--load", name, "-")
