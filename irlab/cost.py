@@ -1,4 +1,4 @@
-"""What does an op cost? Floating-point operations, as polynomials of the symbolic sizes.
+"""What does an op cost, and what does a value weigh? Floating-point operations and bytes, as polynomials of sizes.
 
 A multiplication, an addition, a comparison or one value of an elementary function of floats counts as one operation, so
 a matrix product [m, k] @ [k, n] is 2mkn. Moving, selecting and converting numbers counts as none, and so does integer
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
-from .dims import Size, maximum, product, substitute, symbols
+from .dims import Size, floordiv, maximum, product, substitute, symbols
 from .ir import Op, Return, Value, Weight
 from .ops import control, nn, prim
+from .types import TensorType
 
 
 def _per_output(op: Op) -> Size:
@@ -115,6 +116,15 @@ def _decomposition(op: nn.NNOp) -> Iterable[Op]:
             found[value.op] = None
             stack += [v for v in value.op.operands if v is not None]
     return found
+
+
+def value_bytes(type: TensorType) -> Size:
+    """The bytes of a value of this type, symbolic where its sizes are; of an encoded one, as stored."""
+    if type.encoding is None:
+        return floordiv(type.size * type.dtype.bits, 8)
+    *rows, columns = type.shape
+    assert isinstance(columns, int)
+    return product(tuple(rows)) * round(columns * type.encoding.bits_per_weight(columns)) // 8
 
 
 Sizes = Mapping[str, int]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING
 from typing import TYPE_CHECKING
@@ -13,12 +12,13 @@ from . import registry
 from .errors import InputError, UsageError
 from .ir import Module
 from .options import Configurable, Option, did_you_mean, format_value
-from .passmgr import Pass, RulePass, stored_bytes, type_bytes
+from .passmgr import Pass, RulePass
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from .rewrite import Rule
+    from .statistics import Statistics
     from .target import Backend
 
 
@@ -91,25 +91,35 @@ def _text(table: Table) -> str:
     return out.getvalue().rstrip()
 
 
-def stats_table(module: Module) -> str:
-    """Ops by kind, parameters, and stored bytes by element."""
+def stats_table(found: Statistics, name: str) -> str:
+    """Ops by kind, parameters and bytes by element, and what a run takes."""
     from rich.table import Table
 
-    ops = Counter(op.opname for op in module.graph.ops())
-    weights = module.weights.values()
-    table = Table("what", "count", "bytes", title=f"statistics of {module.name}")
-    for name, count in ops.most_common():
-        table.add_row(name, f"{count:,}", "")
-    elements: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    for symbol in weights:
-        size = symbol.type.size
-        elements[str(symbol.type.element)] += size if isinstance(size, int) else 0
-        sizes[str(symbol.type.element)] += type_bytes(symbol.type)
-    for element, count in elements.most_common():
-        table.add_row(f"parameters in {element}", f"{count:,}", f"{sizes[element]:,}")
-    table.add_row("parameters", f"{sum(elements.values()):,}", f"{stored_bytes(module):,}")
-    return _text(table)
+    table = Table("what", title=f"statistics of {name}")
+    table.add_column("count", justify="right")
+    table.add_column("bytes", justify="right")
+    for op, count in found.ops.items():
+        table.add_row(op, f"{count:,}", "")
+    table.add_section()
+    for element, stored in found.stored.items():
+        table.add_row(f"parameters in {element}", f"{stored.parameters:,}", f"{stored.bytes:,}")
+    table.add_row("parameters", f"{found.parameters:,}", f"{found.bytes:,}")
+    table.add_section()
+    sizes = " ".join(f"{size}={value}" for size, value in found.sizes.items())
+    where = f" at {sizes}" if sizes else ""
+    table.add_row(f"FLOPs per {found.unit}{where}", f"{round(found.flops_per_unit):,}", "")
+    for op, count in found.uncounted.items():
+        table.add_row(f"  not counted: {op}", f"{count:,}", "")
+    if found.cache_bytes_per_token is not None:
+        table.add_row("KV cache per token", "", f"{found.cache_bytes_per_token:,}")
+    if found.peak is not None:
+        op = found.peak.op
+        table.add_row(f"peak of activations{where}", "", f"{found.peak.bytes:,}")
+        table.add_row(f"  in {op.opname} of {op.loc.path if op.loc and op.loc.path else name}", "", "")
+    formulas = [f"FLOPs = {found.flops}"]
+    if found.peak is not None:
+        formulas.append(f"peak of activations = {found.peak.formula} bytes")
+    return "\n".join([_text(table), *formulas])
 
 
 def all_rules(passes: Sequence[Pass]) -> dict[str, Rule]:

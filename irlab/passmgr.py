@@ -180,6 +180,9 @@ class PassRecord:
 class Instrument:
     """Watches the manager. All hooks do nothing here; instruments override what they need."""
 
+    def begin(self, module: Module) -> None:
+        """Called once with what the passes are given, also where there are none."""
+
     def before_pass(self, step: Pass, module: Module) -> None:
         """Called before each pass, outermost first for nested pipelines."""
 
@@ -276,6 +279,8 @@ class PassManager:
 
     def run(self, module: Module) -> list[PassRecord]:
         """Run all passes on `module`, in place."""
+        for instrument in self.instruments:
+            instrument.begin(module)
         for step in self.passes:
             self.run_pass(step, module)
         return self.records

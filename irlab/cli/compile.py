@@ -86,6 +86,10 @@ def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backe
     for output, backend in zip(outputs, backends):
         if output.path is not None and not args.plan:
             require_writable(output.path, directory=backend.is_directory(output.path), force=args.force)
+    if args.dump_graph:
+        from ..viz import require_format
+
+        require_format(args.dump_graph)
     for extra in (args.report, args.dump_graph, args.reproducer, args.save_recipe):
         if extra is not None:
             require_writable(extra, directory=False, force=True)
@@ -136,13 +140,15 @@ def _look(args: argparse.Namespace, module: Module, manager: PassManager) -> Non
     from .. import describe
 
     if args.stats:
-        print(describe.stats_table(module), file=sys.stderr)
+        from ..statistics import statistics
+
+        print(describe.stats_table(statistics(module, args.sizes), module.name), file=sys.stderr)
     if args.why_not:
         print(describe.why_not(module, args.why_not, manager.passes))
     if args.dump_graph:
         from ..viz import dump
 
-        dump(module, args.dump_graph)
+        dump(module, args.dump_graph, full=args.dump_full)
 
 
 def _emit_all(
@@ -157,7 +163,7 @@ def _emit_all(
     from ..api import emit_with
 
     status = 0
-    looked = bool(args.why_not or args.dump_graph or args.stats)
+    looked = bool(args.why_not or args.dump_graph or args.dump_each or args.stats)
     for output, backend in zip(outputs, backends):
         if output.path is None:
             # Text nobody asked for would bury the answer to --why-not or --stats.

@@ -125,9 +125,16 @@ def _add_looking(group: argparse._ActionsContainer) -> None:
         "--why-not", metavar="RULE[@OP]", help="after the passes: where RULE nearly matched, and why it stopped"
     )
     group.add_argument(
-        "--dump-graph", type=Path, metavar="FILE", help="draw the result: .dot, or .svg where graphviz is installed"
+        "--dump-graph",
+        type=Path,
+        metavar="FILE",
+        help="draw the result: .svg (with graphviz), .dot, .html, .json for Model Explorer, .onnx for Netron",
     )
-    group.add_argument("--stats", action="store_true", help="count ops, parameters and bytes")
+    group.add_argument("--dump-full", action="store_true", help="draw every layer, not one of several equal ones")
+    group.add_argument("--dump-each", type=Path, metavar="DIR", help="draw the input and the result of each pass in DIR")
+    group.add_argument("--dump-format", metavar="SUFFIX", help="what --dump-each writes: html, svg, dot, json, onnx")
+    group.add_argument("--stats", action="store_true", help="count ops, parameters, bytes, work and memory")
+    group.add_argument("--sizes", default="", metavar="SIZES", help='for --stats: "batch=1 seq=512 past=0" (default)')
     group.add_argument("--timing", action="store_true", help="time per pass and rule")
     group.add_argument("--diff", nargs=2, metavar=("A", "B"), help="compare two models as IR text")
 
