@@ -113,9 +113,9 @@ def stats_table(found: Statistics, name: str) -> str:
     if found.cache_bytes_per_token is not None:
         table.add_row("KV cache per token", "", f"{found.cache_bytes_per_token:,}")
     if found.peak is not None:
-        op = found.peak.op
+        at = found.peak.op
         table.add_row(f"peak of activations{where}", "", f"{found.peak.bytes:,}")
-        table.add_row(f"  in {op.opname} of {op.loc.path if op.loc and op.loc.path else name}", "", "")
+        table.add_row(f"  in {at.opname} of {at.loc.path if at.loc and at.loc.path else name}", "", "")
     formulas = [f"FLOPs = {found.flops}"]
     if found.peak is not None:
         formulas.append(f"peak of activations = {found.peak.formula} bytes")

@@ -45,7 +45,7 @@ def peak_memory(graph: Graph, sizes: Sizes) -> Peak | None:
     bytes_of: dict[TensorType, int] = {}
     for number, op in enumerate(order):
         for value in op.results:
-            if owner[value] is value:
+            if owner.get(value) is value:
                 if value.type not in bytes_of:
                     bytes_of[value.type] = at(value_bytes(value.type), sizes)
                 live[value] = bytes_of[value.type]

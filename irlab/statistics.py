@@ -129,7 +129,8 @@ def _stored(module: Module) -> dict[str, Stored]:
     sizes: Counter[str] = Counter()
     for symbol in module.weights.values():
         element, size = str(symbol.type.element), symbol.type.size
-        numbers[element] += size if isinstance(size, int) else 0
+        # Tables of integers (positions, say) are stored, but nobody counts them as parameters.
+        numbers[element] += size if isinstance(size, int) and symbol.type.dtype.is_float else 0
         sizes[element] += type_bytes(symbol.type)
     return {element: Stored(count, sizes[element]) for element, count in numbers.most_common()}
 
@@ -144,7 +145,7 @@ def _unit(graph: Graph) -> tuple[str, Size]:
 
 
 def _cache_bytes(graph: Graph) -> int | None:
-    """The bytes of one position of every cache; of a decoder that has none yet, of the keys and values it would hold."""
+    """The bytes of one position of every cache; of a decoder without one, of the keys and values it would hold."""
     caches: list[Value] = [op.new for op in graph.find(nn.KVUpdate)]
     if not caches:
         causal = [op for op in graph.find(nn.Attention) if op.causal]

@@ -16,8 +16,10 @@ from .replay import replay_options
 
 if TYPE_CHECKING:
     from ..api import Emitted
+    from ..cost import Sizes
     from ..ir import Module
     from ..passmgr import Context, Instrument, PassManager, PassRecord
+    from ..statistics import Statistics
     from ..target import Backend
 
 
@@ -27,6 +29,7 @@ def compile_input(args: argparse.Namespace) -> int:
     from ..model_fingerprint import model_fingerprint
     from ..passmgr import PassManager
     from ..schedule import build_pipeline
+    from ..statistics import parse_sizes, statistics
 
     outputs: list[Output] = args.outputs or [Output("ir", args.ir_output)]
     if args.outputs and args.ir_output:
@@ -37,6 +40,7 @@ def compile_input(args: argparse.Namespace) -> int:
         if output.path is None and backend.name != "ir":
             raise UsageError(f"--emit {output.target} needs a place to go", "follow it with -o OUT")
     _require_writable(args, outputs, backends)
+    sizes = parse_sizes(args.sizes)
     passes = build_pipeline(args.passes)
     ctx = _context(
         args, [*(make_backend(t, {}).name for t in args.target), *(b.name for b in backends if b.name != "ir")]
@@ -59,7 +63,7 @@ def compile_input(args: argparse.Namespace) -> int:
         from ..describe import print_plan
 
         return print_plan(module, backends)
-    _look(args, module, manager)
+    _look(args, module, manager, sizes)
     emitted: list[Emitted] = []
     try:
         status = _emit_all(args, module, outputs, backends, ctx, emitted)
@@ -69,7 +73,7 @@ def compile_input(args: argparse.Namespace) -> int:
     finally:
         # What was done before a failure is worth a report too.
         if args.report:
-            _write_report(args, records, emitted, ctx)
+            _write_report(args, records, emitted, ctx, statistics(module, sizes))
         if args.timing:
             from ..timing import timing_table
 
@@ -129,6 +133,10 @@ def _instruments(args: argparse.Namespace) -> list[Instrument]:
     if before != [] or after != [] or args.print_ir_after_change or args.print_ir_after_failure:
         on = {"on_change": args.print_ir_after_change, "on_failure": args.print_ir_after_failure}
         found.append(PrintIR(before, after, **on))
+    if args.dump_each:
+        from ..viz.each import DumpEach
+
+        found.append(DumpEach(args.dump_each, args.dump_format or "", full=args.dump_full, force=args.force))
     if args.check == "passes":
         found.append(CheckEach(args.seed, lambda line: print(line, file=sys.stderr)))
     if args.verify_each:
@@ -136,13 +144,13 @@ def _instruments(args: argparse.Namespace) -> list[Instrument]:
     return found
 
 
-def _look(args: argparse.Namespace, module: Module, manager: PassManager) -> None:
+def _look(args: argparse.Namespace, module: Module, manager: PassManager, sizes: Sizes) -> None:
     from .. import describe
 
     if args.stats:
         from ..statistics import statistics
 
-        print(describe.stats_table(statistics(module, args.sizes), module.name), file=sys.stderr)
+        print(describe.stats_table(statistics(module, sizes), module.name), file=sys.stderr)
     if args.why_not:
         print(describe.why_not(module, args.why_not, manager.passes))
     if args.dump_graph:
@@ -188,7 +196,9 @@ def _emit_all(
     return status
 
 
-def _write_report(args: argparse.Namespace, records: list[PassRecord], emitted: list[Emitted], ctx: Context) -> None:
+def _write_report(
+    args: argparse.Namespace, records: list[PassRecord], emitted: list[Emitted], ctx: Context, found: Statistics
+) -> None:
     import json
 
     from ..outputs import whole_output
@@ -202,6 +212,7 @@ def _write_report(args: argparse.Namespace, records: list[PassRecord], emitted: 
         "bytes": {str(e.out): e.bytes for e in emitted},
         "seconds": {str(e.out): e.seconds for e in emitted},
         "timing": ctx.clock.total().as_dict(),
+        "statistics": found.as_dict(),
     }
     with whole_output(args.report, directory=False, force=True) as path:
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from .fold import fold
 from .from_graph import picture_of
 from .picture import ROOT, Edge, Group, Node, Picture, WeightInfo
 from .to_networkx import to_networkx
-from .write import WRITERS, Request, dump
+from .write import WRITERS, Request, dump, require_format
 
 __all__ = [
     "FAMILIES",
@@ -27,5 +27,6 @@ __all__ = [
     "fold",
     "inline_constants",
     "picture_of",
+    "require_format",
     "to_networkx",
 ]

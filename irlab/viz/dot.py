@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, Final
 
-from ..errors import InputError
 from .families import FAMILIES, Family
 from .picture import ROOT, Edge, Group, Node, Picture
 from .quantities import bytes_text, count_text
@@ -22,16 +21,14 @@ MAX_TEXT: Final = 48
 
 
 def draw(picture: Picture) -> Any:
-    """`picture` as a `pydot.Dot`. Raises InputError where pydot is not installed."""
+    """`picture` as a `pydot.Dot`."""
     return _Drawing(picture).draw()
 
 
 class _Drawing:
     def __init__(self, picture: Picture) -> None:
-        try:
-            import pydot
-        except ImportError:
-            raise InputError("drawing graphs needs pydot", "pip install 'irlab[viz]'") from None
+        import pydot
+
         self.pydot, self.picture = pydot, picture
         self.names = {name: f"n{number}" for number, name in enumerate(picture.nodes)}
         self.frames = {name: f"g{number}" for number, name in enumerate(picture.groups)}

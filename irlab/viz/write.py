@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,8 @@ def dump(
     writes them beside `out`.
     """
     out = Path(out)
-    contents = writer_for(out)(Request(module, full, figures or {}))
+    require_format(out)
+    contents = WRITERS[out.suffix](Request(module, full, figures or {}))
     places = {out.with_suffix(suffix): content for suffix, content in contents.items()}
     for place in places:
         require_writable(place, directory=False, force=True)
@@ -55,13 +57,19 @@ def dump(
             path.write_bytes(content)
 
 
-def writer_for(out: Path) -> Writer:
-    """The writer of the format that the suffix of `out` names; raises InputError."""
-    writer = WRITERS.get(out.suffix)
-    if writer is None:
+def require_format(out: Path) -> None:
+    """Raise InputError if `out` has no suffix of `WRITERS`, or what that format needs is not installed: before the work
+    whose result is to be dumped."""
+    if out.suffix not in WRITERS:
         *some, last = WRITERS
         raise InputError(f"{out}: graphs are drawn as {', '.join(some)} or {last}", "name the file accordingly")
-    return writer
+    for package, extra in _PACKAGES.get(out.suffix, {}).items():
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"{out}: drawing this needs {package}", f"pip install '{extra}'")
+    if out.suffix == ".svg":
+        from .graphviz import require
+
+        require()
 
 
 def drawing(request: Request) -> Picture:
@@ -78,9 +86,8 @@ def _dot(request: Request) -> dict[str, bytes]:
 
 
 def _svg(request: Request) -> dict[str, bytes]:
-    from .graphviz import MAX_FULL_NODES, lay_out, require
+    from .graphviz import MAX_FULL_NODES, lay_out
 
-    require()
     picture = drawing(request)
     if len(picture.nodes) > MAX_FULL_NODES:
         raise InputError(
@@ -107,3 +114,9 @@ def _json(request: Request) -> dict[str, bytes]:
 
 WRITERS: Final[dict[str, Writer]] = {".dot": _dot, ".svg": _svg, ".json": _json}
 """By suffix, what makes the content of a dump."""
+
+_PACKAGES: Final[dict[str, dict[str, str]]] = {
+    ".dot": {"pydot": "irlab[viz]"},
+    ".svg": {"pydot": "irlab[viz]"},
+}
+"""What a format is written with, and what brings it."""

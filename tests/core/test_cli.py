@@ -195,6 +195,22 @@ def test_pictures_are_drawn_with_layers_folded(model: Path, tmp_path: Path) -> N
     assert "drawn as" in fails(1, "-", "--dump-graph", tmp_path / "g.png", stdin=SMALL)
 
 
+def test_a_run_can_be_looked_at(tmp_path: Path) -> None:
+    look = ("--dump-each", tmp_path / "each", "--dump-format", "dot", "--dump-graph", tmp_path / "g.json")
+    tell = ("--stats", "--sizes", "batch=3", "--report", tmp_path / "report.json")
+    result = irlab_opt("-", "-p", "canonicalize", *look, *tell, stdin=SMALL)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    assert {path.name for path in (tmp_path / "each").iterdir()} == {"00-input.dot", "01-canonicalize.dot"}
+    assert json.loads((tmp_path / "g.json").read_text())["graphs"]
+    assert "FLOPs per sample at batch=3" in result.stderr and "FLOPs = batch*64" in result.stderr
+    found = json.loads((tmp_path / "report.json").read_text())["statistics"]
+    assert (found["flops"], found["parameters"], found["bytes"]) == ("batch*64", 32, 128)
+    assert found["peak_activation_bytes"] == 3 * 4 * 4
+    assert "not empty" in fails(1, "-", "--dump-each", tmp_path / "each", stdin=SMALL)
+    assert "no size 'bach'" in fails(2, "-", "--stats", "--sizes", "bach=3", stdin=SMALL)
+
+
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     big = SMALL.replace("f32[4, 8] = random()", "f32[400000, 1024] = random()").replace("batch, 8]", "batch, 1024]")
     big = big.replace("batch, 4]", "batch, 400000]")
