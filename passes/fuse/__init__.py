@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irlab.passes.fuse.attention import FuseAttention, FuseSoftmax, ShareKVHeads
+from irlab.passes.fuse.attention import (
+    FuseAttention,
+    FuseCausalMask,
+    FuseGroupedAttention,
+    FuseSoftmax,
+    FuseWindowMask,
+    ShareKVHeads,
+)
+from irlab.passes.fuse.embedding import FuseEmbedding
 from irlab.passes.fuse.linear import FuseBias, FuseLinear
 from irlab.passes.fuse.mlp import FuseGatedMLP, FuseGelu, FuseGeluTanh, FuseSilu
 from irlab.passes.fuse.norms import FuseLayerNorm, FuseRMSNorm
-from irlab.passes.fuse.rope import FusePartialRope, FuseRope
+from irlab.passes.fuse.rope import FuseInterleavedRope, FusePartialRope, FuseRope, FuseSplitRope
 from irlab.passmgr import RulePass
 from irlab.rewrite import Rule
 
@@ -42,10 +50,16 @@ class Fuse(RulePass, name="fuse", exactness="close", rtol=1e-4):
             FuseGelu(),
             FuseGeluTanh(),
             FuseSilu(),
+            FuseEmbedding(),
             FuseRope(),
+            FuseSplitRope(),
+            FuseInterleavedRope(),
             FusePartialRope(),
             FuseSoftmax(),
             FuseAttention(),
+            FuseGroupedAttention(),
+            FuseCausalMask(),
+            FuseWindowMask(),
             ShareKVHeads(),
             # Last: it consumes the linears and the activation.
             FuseGatedMLP(),
