@@ -3,7 +3,7 @@
     python tools/build_docs.py            # write the pages
     python tools/build_docs.py --check    # exit status 1 if a page would change
 
-A page for passes, ops, targets, options and the command line. Only irlab's own plug-ins are described.
+A page for passes, ops, targets, weights, options and the command line. Only irlab's own plug-ins are described.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
 from irlab.describe import default_text, promises
+from irlab.encodings import Encoding
 from irlab.opdef import OPS, REQUIRED, FieldKind
 from irlab.ops import call, control, nn, prim  # noqa: F401  # imported so that OPS is filled
 from irlab.options import Configurable, Option
 from irlab.passmgr import Pass, Repeat, RulePass
+from irlab.weights import Recipe
 
 REFERENCE: Final = Path(__file__).parents[1] / "docs" / "reference"
 COMMAND: Final = "python tools/build_docs.py"
@@ -91,6 +94,30 @@ def ops_page() -> str:
                 parts += [f"### {name}", f"```text\n{signature(cls)}\n```", docstring(cls)]
                 parts += ["Commutative: patterns try both orders."] if cls.commutative else []
     return page(parts)
+
+
+def weights_page() -> str:
+    """Every encoding and every recipe."""
+    parts = ["# Weights", "What a weight is, and how it is written: [the IR](../ir.md#weights).", "## Encodings"]
+    for name, cls in sorted(_ours(Encoding.families).items()):
+        parts += [f"### {name}", f"```text\n{_constructor(cls)}\n```", docstring(cls)]
+    parts += ["## Recipes", "As expressions in IR text; fields with a default are written by name."]
+    for name, cls in sorted(_ours(Recipe.registry).items()):
+        parts += [f"### {name}", f"```text\n{name}({', '.join(map(_field, fields(cls)))})\n```", docstring(cls)]
+    return page(parts)
+
+
+def _ours(found: Mapping[str, type]) -> dict[str, Any]:
+    return {name: cls for name, cls in found.items() if cls.__module__.startswith("irlab.")}
+
+
+def _constructor(cls: Any) -> str:
+    return f"{cls.__name__}({', '.join(map(_field, fields(cls)))})"
+
+
+def _field(field: Field[Any]) -> str:
+    default = "" if field.default is MISSING else f" = {_value(field.default)}"
+    return f"{field.name}: {field.type}{default}"
 
 
 def options_page() -> str:
@@ -164,6 +191,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "passes.md": passes_page,
     "ops.md": ops_page,
     "backends.md": targets_page,
+    "weights.md": weights_page,
     "options.md": options_page,
     "cli.md": cli_page,
 }

@@ -12,7 +12,7 @@ import pytest
 from irlab.cli.options import build_parser
 
 TOOLS = Path(__file__).parents[2] / "tools"
-NAMES = ("passes.md", "ops.md", "backends.md", "options.md", "cli.md")
+NAMES = ("passes.md", "ops.md", "backends.md", "weights.md", "options.md", "cli.md")
 
 
 @pytest.fixture(scope="module")
