@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from .errors import ParseError
+from .options import quoted
 
 _NAME = re.compile(r"[A-Za-z][\w.-]*")
 _VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|([^\s{}"]+)')
@@ -32,6 +33,15 @@ class Step:
     column: int = 1
     layers: tuple[tuple[str, Options], ...] = ()
     """Layer patterns with the options that hold there."""
+
+    def __str__(self) -> str:
+        layers = "".join(f"@{quoted(pattern)}{{{_options_text(options)}}}" for pattern, options in self.layers)
+        options = f"{{{_options_text(self.options)}}}" if self.options else ""
+        return f"{self.name}{options}{layers}" + (f"({','.join(map(str, self.body))})" if self.body else "")
+
+
+def _options_text(options: Options) -> str:
+    return " ".join(f"{name}={quoted(value)}" for name, value in options)
 
 
 def parse_pipeline(text: str) -> tuple[Step, ...]:

@@ -53,6 +53,12 @@ def _new_plugin(args: argparse.Namespace) -> int:
     return 0
 
 
+def _reduce(args: argparse.Namespace) -> int:
+    from .reduce import reduce_input
+
+    return reduce_input(args)
+
+
 def _diff(args: argparse.Namespace) -> int:
     import difflib
 
@@ -69,6 +75,7 @@ ANSWERS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "list_backends": _list_backends,
     "help_pass": _help_pass,
     "explain": _explain,
+    "reduce": _reduce,
     "diff": _diff,
     "new_plugin": _new_plugin,
 }

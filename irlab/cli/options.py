@@ -163,6 +163,15 @@ def _add_checking(group: argparse._ActionsContainer) -> None:
         help="if a pass or check fails, write what replays it, to run alone",
     )
     group.add_argument(
+        "--reduce",
+        metavar="COMMAND",
+        help="make INPUT smaller while COMMAND, with {} for its file, fails in the same way",
+    )
+    group.add_argument("--reduce-match", default="", metavar="TEXT", help="what COMMAND prints when it fails this way")
+    group.add_argument(
+        "--reduce-timeout", type=float, default=60.0, metavar="SECONDS", help="longest time of one COMMAND (default 60)"
+    )
+    group.add_argument(
         "--parity",
         action=argparse.BooleanOptionalAction,
         default=None,
