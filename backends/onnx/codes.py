@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from irlab.backends.onnx.storage import INT4, INT8, ONNX_TYPE, UINT4, UINT8, Block, Stored, as_bytes, matrix_shape
-from irlab.encodings import Codes, IntegerEncoding
+from irlab.encodings import Codes, IntegerEncoding, stored_scales
 from irlab.errors import LegalityError
 from irlab.ir import Value, Weight
 from irlab.ops import nn
@@ -107,7 +107,7 @@ def _store_transposed(e: Emitter, symbol: WeightSymbol, part: Part, row_bytes: i
 
 def _scales_as(dtype: DType) -> Callable[[Codes], np.ndarray]:
     target = numpy_dtype(dtype)
-    return lambda parts: parts["scales"].astype(target)
+    return lambda parts: stored_scales.load(parts).astype(target)
 
 
 def _nibbles_or_bytes(bits: int, array: np.ndarray) -> np.ndarray:

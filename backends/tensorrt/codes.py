@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from irlab.backends.tensorrt.library import ITensor, load
 from irlab.backends.tensorrt.numbers import trt_type
-from irlab.encodings import Codes, Encoding, IntegerEncoding
+from irlab.encodings import Codes, Encoding, IntegerEncoding, stored_scales
 from irlab.types import DType
 from irlab.weights import WeightSymbol, numpy_dtype, static_shape
 
@@ -63,7 +63,10 @@ def dequantized(e: Emitter, symbol: WeightSymbol, dtype: DType) -> ITensor:
 
     def convert(codes: Codes) -> dict[str, np.ndarray]:
         numbers = _without_zeros(codes, groups)
-        return {"codes": nibbles(numbers) if half else numbers, f"scales.{dtype}": codes["scales"].astype(wanted)}
+        return {
+            "codes": nibbles(numbers) if half else numbers,
+            f"scales.{dtype}": stored_scales.load(codes).astype(wanted),
+        }
 
     arrays = e.constants.encoded(symbol, parts, convert)
     e.low_bit[symbol.name] = kind

@@ -6,26 +6,39 @@ axis (the input features of a weight matrix), so rows can be encoded and decoded
     base.py     what an encoding is, and its text       levels.py   encodings made of levels under scales
     grid.py     rounding column by column               integer.py  integers with scales per group
     search.py   the scales that lose least              kernels.py  such searches compiled by numba
-    ggml/       the types of GGUF files
+    minifloat.py  floats of 4 to 8 bits                tables.py    fixed tables
+    codebook.py   learnt tables                         ggml/       the types of GGUF files
+    stored_scales.py  how scales are stored             bit_stream.py  how codes are stored
+    schemes.py    the names that passes know them by
 """
 
 from .base import Codes, Encoding, parse_encoding
+from .codebook import CodebookEncoding
 from .ggml import GGMLEncoding, ggml
 from .grid import Extent, Grid
-from .integer import BITS, TENSOR, IntegerEncoding
+from .integer import BITS, IntegerEncoding
 from .levels import LevelEncoding, extent_of
+from .minifloat import FloatEncoding
+from .schemes import SCHEMES, scheme_encoding
+from .stored_scales import TENSOR
+from .tables import TableEncoding
 
 __all__ = [
     "BITS",
+    "SCHEMES",
     "TENSOR",
+    "CodebookEncoding",
     "Codes",
     "Encoding",
     "Extent",
+    "FloatEncoding",
     "GGMLEncoding",
     "Grid",
     "IntegerEncoding",
     "LevelEncoding",
+    "TableEncoding",
     "extent_of",
     "ggml",
     "parse_encoding",
+    "scheme_encoding",
 ]

@@ -44,8 +44,10 @@ class Extent(NamedTuple):
 class Levels(ABC):
     """The numbers that codes stand for, before scales: the same in every group."""
 
-    dtype: np.dtype[Any]
-    """Of codes."""
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Of codes."""
 
     @abstractmethod
     def nearest(self, steps: Floats) -> AnyArray:
@@ -112,7 +114,8 @@ class Grid:
         encoding.check_shape((rows, columns))
         self.encoding, self.rows, self.columns = encoding, rows, columns
         self.importance, self.extent = importance, extent
-        self.unit = encoding.unit(columns)
+        # What belongs to the whole tensor is known once all of it has been seen.
+        self.unit = columns if encoding.tensor_wide and extent is None else encoding.unit(columns)
         """Columns that are fitted together: a group, a super-block, or a whole row."""
         self._fits: dict[int, Points] = {}
         self._points: Points | None = None

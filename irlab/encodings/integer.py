@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import ml_dtypes
 import numpy as np
 
 from ..errors import InputError
-from ..types import DType, TensorType, bf16, f16, f32, i8, tensor, u8
+from ..types import DType, TensorType, f16, f32, i8, tensor, u8
+from . import bit_stream, stored_scales
 from .base import AnyArray, Codes, Floats
 from .grid import Extent, Points
 from .levels import Integers, LevelEncoding, extent_of
 from .search import IntegerGrid, search_scales
+from .stored_scales import SCALES, TENSOR
 
 BITS: Final = (2, 3, 4, 5, 6, 8)
-TENSOR: Final = -1
-"""The `group` of one scale for a whole tensor."""
-
-SCALES: Final[dict[DType, np.dtype[Any]]] = {
-    f16: np.dtype(np.float16),
-    bf16: np.dtype(ml_dtypes.bfloat16),
-    f32: np.dtype(np.float32),
-    i8: np.dtype(np.int8),
-}
-"""How scales can be stored; i8: as multiples of an f32 of their row."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +29,7 @@ class IntegerEncoding(LevelEncoding, family="q"):
         part          shape               dtype                 stored
         codes         [..., columns]      i8 or u8              q - lowest as a stream of bits, least significant first
         scales        [..., groups]       f16, bf16, f32, i8    as they are
-        row_scales    [..., 1]            f32                   with scales of i8 only: s = row_scale * scale (QLoRA's
-                                                                double quantisation, arXiv 2305.14314, along rows)
+        row_scales    [..., 1]            f32                   with scales of i8 only: s = row_scale * scale
         zeros         [..., groups]       u8                    asymmetric only
 
     A scale of the whole tensor is stored with each row, so that rows can be taken and joined.
@@ -60,14 +49,7 @@ class IntegerEncoding(LevelEncoding, family="q"):
     def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise InputError(f"integers of {self.bits} bits are not supported", f"one of {', '.join(map(str, BITS))}")
-        if self.group < TENSOR:
-            raise InputError(
-                f"a group of {self.group} columns makes no sense", "0 is one group for each row, -1 one for the tensor"
-            )
-        if self.scale not in SCALES:
-            raise InputError(f"scales cannot be {self.scale}", f"one of {', '.join(map(str, SCALES))}")
-        if self.scale is i8 and self.group <= 0:
-            raise InputError("a single scale of a row cannot be stored as i8", "choose a group, or scale=f16")
+        stored_scales.check(self.scale, self.group)
 
     @property
     def lowest(self) -> int:
@@ -98,15 +80,12 @@ class IntegerEncoding(LevelEncoding, family="q"):
         return self.group if self.group > 0 and self.scale is not i8 else columns
 
     def bits_per_weight(self, columns: int) -> float:
-        group = self.group if self.group > 0 else columns
-        row = 32 / columns if self.scale is i8 else 0
-        return self.bits + (self.scale.bits + (0 if self.symmetric else self.bits)) / group + row
+        groups = self.groups(columns)
+        zeros = 0 if self.symmetric else self.bits * groups
+        return self.bits + (stored_scales.bits_per_row(self.scale, groups) + zeros) / columns
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        if len(shape) < 2:
-            raise InputError(f"a tensor of shape {list(shape)} has no rows to encode as {self}")
-        if not shape[-1] or (self.group > 0 and shape[-1] % self.group):
-            raise InputError(f"rows of {shape[-1]} numbers are not whole groups of {self.group}")
+        stored_scales.check_groups(shape, self.group, self)
 
     def choose(self, x: Floats, importance: Floats | None, extent: Extent | None) -> Points:
         if self.group == TENSOR:
@@ -120,9 +99,7 @@ class IntegerEncoding(LevelEncoding, family="q"):
         if zeros is not None:
             parts["zeros"] = zeros.reshape(len(x), groups)
         if self.scale is i8:
-            # No smaller than the least normal number: its inverse is finite.
-            unit = np.maximum(np.abs(parts["scales"]).max(1, keepdims=True) / np.float32(127), np.float32(2**-126))
-            parts |= {"scales": np.rint(parts["scales"] / unit).astype(np.int8), "row_scales": unit}
+            parts |= stored_scales.store(parts["scales"], i8)
         return self._points(parts)
 
     def _of_extent(self, rows: int, extent: Extent) -> Points:
@@ -141,53 +118,44 @@ class IntegerEncoding(LevelEncoding, family="q"):
         return self._points(parts)
 
     def _points(self, parts: dict[str, AnyArray]) -> Points:
-        scale = parts["scales"].astype(np.float32)
-        if "row_scales" in parts:
-            scale *= parts["row_scales"]
         zero = parts["zeros"].astype(np.float32) if "zeros" in parts else None
-        return Points(self.levels, scale, parts, zero)
+        return Points(self.levels, stored_scales.load(parts), parts, zero)
 
     def split(self, codes: Codes) -> tuple[AnyArray, Points]:
         parts = dict(codes)
         return parts.pop("codes"), self._points(parts)
 
     def packed_types(self, shape: tuple[int, ...]) -> dict[str, TensorType]:
-        groups = self.groups(shape[-1])
-        types = {
-            "codes": tensor(u8, (*shape[:-1], math.ceil(shape[-1] * self.bits / 8))),
-            "scales": tensor(self.scale, (*shape[:-1], groups)),
-        }
-        if self.bits == 8:
-            types["codes"] = tensor(i8 if self.symmetric else u8, shape)
+        *lead, columns = shape
+        kind = i8 if self.bits == 8 and self.symmetric else u8
+        types = {"codes": tensor(kind, (*lead, bit_stream.packed_width(columns, self.bits)))}
+        types |= stored_scales.stored_types(self.scale, tuple(lead), self.groups(columns))
         if not self.symmetric:
-            types["zeros"] = tensor(u8, (*shape[:-1], groups))
-        if self.scale is i8:
-            types["row_scales"] = tensor(f32, (*shape[:-1], 1))
+            types["zeros"] = tensor(u8, (*lead, self.groups(columns)))
         return types
 
     def pack(self, codes: Codes) -> Codes:
-        """Codes of fewer than 8 bits, as q - lowest, are a stream of bits for each row, least significant first."""
+        """Codes of fewer than 8 bits are stored as q - lowest."""
         if self.bits == 8:
             return codes
         raw = (codes["codes"].astype(np.int16) - self.lowest).astype(np.uint8)
-        return {**codes, "codes": pack_bits(raw, self.bits)}
+        return {**codes, "codes": bit_stream.pack(raw, self.bits)}
 
     def unpack(self, packed: Codes, columns: int) -> Codes:
         found = dict(packed)
         if self.bits < 8:
-            raw = unpack_bits(packed["codes"], self.bits, columns)
+            raw = bit_stream.unpack(packed["codes"], self.bits, columns)
             found["codes"] = (raw.astype(np.int16) + self.lowest).astype(np.int8 if self.symmetric else np.uint8)
         if self.bits == 8 and self.symmetric and found["codes"].size and int(found["codes"].min()) < self.lowest:
             raise InputError(f"a stored code is below {self.lowest}, the smallest of {self}")
         if not self.symmetric and found["zeros"].size and int(found["zeros"].max()) > self.highest:
             raise InputError(f"a stored zero point is above {self.highest}, the largest of {self}")
-        if not all(np.isfinite(found[part]).all() for part in ("scales", "row_scales") if part in found):
-            raise InputError(f"a stored scale of {self} is not finite")
+        stored_scales.check_finite(found, self)
         return found
 
     def arguments(self) -> tuple[str, ...]:
-        group = "tensor" if self.group == TENSOR else str(self.group)
-        return f"int{self.bits}", "sym" if self.symmetric else "asym", f"group={group}", f"scale={self.scale}"
+        symmetry = "sym" if self.symmetric else "asym"
+        return f"int{self.bits}", symmetry, stored_scales.group_text(self.group), f"scale={self.scale}"
 
     @classmethod
     def from_arguments(cls, arguments: list[str]) -> IntegerEncoding:
@@ -198,32 +166,4 @@ class IntegerEncoding(LevelEncoding, family="q"):
             raise ValueError(f"'{kind}' is not one of {', '.join(f'int{bits}' for bits in BITS)}")
         if symmetry not in ("sym", "asym"):
             raise ValueError(f"'{symmetry}' is not sym or asym")
-        return cls(int(kind[3:]), symmetry == "sym", parse_group(group), parse_scale(scale))
-
-
-def parse_group(argument: str) -> int:
-    """The group behind `group=N` or `group=tensor`; raises ValueError."""
-    name, _, number = argument.partition("=")
-    if name != "group" or not (number.isdecimal() or number == "tensor"):
-        raise ValueError(f"'{argument}' is not group=N")
-    return TENSOR if number == "tensor" else int(number)
-
-
-def parse_scale(argument: str) -> DType:
-    """The dtype behind `scale=DTYPE`; raises ValueError."""
-    scales = {f"scale={dtype}": dtype for dtype in SCALES}
-    if argument not in scales:
-        raise ValueError(f"'{argument}' is not one of {', '.join(scales)}")
-    return scales[argument]
-
-
-def pack_bits(raw: AnyArray, bits: int) -> AnyArray:
-    """u8[..., n] of numbers below 2^bits -> u8[..., ceil(n * bits / 8)], a stream of bits, least significant first."""
-    stream = np.unpackbits(raw[..., None], axis=-1, count=bits, bitorder="little")
-    return np.packbits(stream.reshape(*raw.shape[:-1], raw.shape[-1] * bits), axis=-1, bitorder="little")
-
-
-def unpack_bits(packed: AnyArray, bits: int, columns: int) -> AnyArray:
-    """The inverse of `pack_bits`, for rows of `columns` numbers."""
-    stream = np.unpackbits(packed, axis=-1, count=columns * bits, bitorder="little")
-    return np.packbits(stream.reshape(*stream.shape[:-1], columns, bits), axis=-1, bitorder="little")[..., 0]
+        return cls(int(kind[3:]), symmetry == "sym", stored_scales.parse_group(group), stored_scales.parse_scale(scale))

@@ -2,6 +2,7 @@
 
     line, multiple    groups with a scale (and an offset) of their own
     nearest_scale     the best of some given scales
+    k_means           tables of rows
     affine, signed    super-blocks: scales of groups are small integers under scales of the block
 
 A super-block is `subs` groups of `size` numbers. Affine ones (Q2_K, Q4_K, Q5_K) hold d * a * q - dmin * b, with a and b
@@ -364,3 +365,74 @@ def nearest_scale(size: int, levels: tuple[float, ...]) -> Callable[..., None]:
                     least, best_out[r] = loss, k
 
     return search  # type: ignore[no-any-return]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def nearest_in_rows(x: Any, middles: Any, codes: Any) -> None:
+    """Fill codes u8[rows, n] with how many of the ascending middles f32[rows, k] of a row lie below x: f32[rows, n]."""
+    for r in range(len(x)):
+        for i in range(x.shape[1]):
+            low, high = 0, middles.shape[1]
+            while low < high:
+                at = (low + high) // 2
+                if middles[r, at] < x[r, i]:
+                    low = at + 1
+                else:
+                    high = at
+            codes[r, i] = low
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def k_means(x: Any, w: Any, tables: Any) -> None:
+    """Fill tables f32[rows, k], ascending, with the k-means of ascending rows x: f32[rows, n], weighted by w: alike.
+
+    A row of at most k different numbers has them all in its table. Clusters are runs of the sorted row, whose sums
+    are differences of running sums: an iteration is k binary searches.
+    """
+    rows, n = x.shape
+    k = tables.shape[1]
+    sum_w, sum_wx, sum_wxx = np.zeros((3, n + 1))
+    centres, bounds = np.zeros(k), np.zeros(k + 1, np.int64)
+    for r in range(rows):
+        different = 1
+        for i in range(n):
+            sum_w[i + 1] = sum_w[i] + w[r, i]
+            sum_wx[i + 1] = sum_wx[i] + w[r, i] * x[r, i]
+            sum_wxx[i + 1] = sum_wxx[i] + w[r, i] * x[r, i] * x[r, i]
+            different += 1 if i and x[r, i] != x[r, i - 1] else 0
+        if different <= k:
+            c = 0
+            for i in range(n):
+                if i and x[r, i] != x[r, i - 1]:
+                    c += 1
+                tables[r, c] = x[r, i]
+            tables[r, c:] = x[r, n - 1]
+            continue
+        least = np.inf
+        for start in range(2):
+            for c in range(k):
+                part = (c + 0.5) / k
+                centres[c] = x[r, int(part * n)] if start == 0 else x[r, 0] + part * (x[r, n - 1] - x[r, 0])
+            for _ in range(40):
+                moved = False
+                bounds[k] = n
+                for c in range(1, k):
+                    middle = (centres[c - 1] + centres[c]) / 2
+                    bounds[c] = np.searchsorted(x[r], middle)
+                for c in range(k):
+                    first, last = bounds[c], bounds[c + 1]
+                    mass = sum_w[last] - sum_w[first]
+                    if mass > 0:
+                        centre = (sum_wx[last] - sum_wx[first]) / mass
+                        moved = moved or centre != centres[c]
+                        centres[c] = centre
+                if not moved:
+                    break
+            loss = 0.0
+            for c in range(k):
+                first, last = bounds[c], bounds[c + 1]
+                mass, moment = sum_w[last] - sum_w[first], sum_wx[last] - sum_wx[first]
+                loss += sum_wxx[last] - sum_wxx[first] - (moment * moment / mass if mass > 0 else 0.0)
+            if loss < least:
+                least = loss
+                tables[r] = centres

@@ -27,7 +27,7 @@ class Integers(Levels):
     highest: int
 
     @property
-    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+    def dtype(self) -> np.dtype[Any]:
         return np.dtype(np.int8 if self.lowest < 0 else np.uint8)
 
     def nearest(self, steps: Floats) -> AnyArray:
@@ -46,7 +46,7 @@ class Table(Levels):
     numbers: tuple[float, ...]
 
     @property
-    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+    def dtype(self) -> np.dtype[Any]:
         return np.dtype(np.uint8)
 
     @cached_property

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from irlab.encodings import IntegerEncoding, LevelEncoding, parse_encoding
+from irlab.encodings import IntegerEncoding, LevelEncoding, extent_of, parse_encoding
 from irlab.errors import InputError
 
 Floats = npt.NDArray[np.float32]
@@ -17,6 +17,14 @@ ENCODINGS = [
     "q<int8, sym, group=0, scale=bf16>",
     "q<int8, asym, group=tensor, scale=f32>",
     "q<int4, sym, group=32, scale=i8>",
+    "f<e2m1, group=32, scale=e8m0>",
+    "f<e2m1, group=16, scale=e4m3>",
+    "f<e4m3, group=0, scale=f32>",
+    "f<e5m2, group=tensor, scale=f16>",
+    "f<e3m2, group=32, scale=i8>",
+    "table<nf4, group=64, scale=f16>",
+    "table<iq4_nl, group=32, scale=i8>",
+    "codebook<4>",
     *(f"ggml<{name}>" for name in ("q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q6_k", "iq4_xs", "mxfp4", "nvfp4")),
 ]
 ROWS, COLUMNS = 5, 512
@@ -96,6 +104,18 @@ def test_values_off_the_weights_are_rounded_to_the_nearest_point(text: str) -> N
     # No other row of codes comes nearer: every number of the grid is its own nearest.
     np.testing.assert_array_equal(grid.round(slice(None), rounded), rounded)
     assert (np.abs(rounded - moved) <= np.abs(grid.round(slice(None), x) - moved) + 1e-7).all()
+
+
+def test_units_of_a_tensor_wide_scale_can_be_fitted_when_the_extent_is_known() -> None:
+    encoding, x = encoding_of("f<e2m1, group=16, scale=e4m3>"), weights(5)
+    assert encoding.grid(ROWS, COLUMNS).unit == COLUMNS
+    grid = encoding.grid(ROWS, COLUMNS, extent=extent_of(x))
+    assert grid.unit == 16
+    for start in range(0, COLUMNS, 16):
+        grid.fit(start, x[:, start : start + 16])
+    rounded = grid.round(slice(None), x)
+    np.testing.assert_array_equal(rounded, encoding.decode(grid.codes()))
+    assert_same(grid.codes(), dict(encoding.encode(x)))
 
 
 def test_wrong_use_is_refused() -> None:
