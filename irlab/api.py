@@ -78,15 +78,24 @@ def run(
     seed: int = 0,
     device: str = "cpu",
     instruments: Sequence[Instrument] | None = None,
+    calibration: object = None,
+    calibration_tokens: int = 32768,
+    calibration_length: int = 512,
+    cache_dir: str | Path | None = None,
 ) -> Module:
     """A new module: `module` after the passes of `pipeline`: as text, or one or several passes configured in Python.
 
-    `targets` says where it must run.
+    `targets` says where it must run. `calibration` is what passes learn from: a text file, token ids (an array, lists,
+    a .npy or .json file), "self" for what the model writes itself, or a table of input arrays [samples, ...]. Long
+    computations are kept in `cache_dir`.
     """
+    from .calibration import Sample
     from .instruments import VerifyEach
 
     new = module.clone()
-    ctx = Context(targets=tuple(targets), seed=seed, device=device)
+    sample = None if calibration is None else Sample(calibration, calibration_tokens, calibration_length)
+    cache = None if cache_dir is None else Path(cache_dir)
+    ctx = Context(targets=tuple(targets), seed=seed, device=device, calibration=sample, cache_dir=cache)
     PassManager(build_pipeline(pipeline), ctx, (VerifyEach(),) if instruments is None else instruments).run(new)
     return new
 

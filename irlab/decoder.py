@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .errors import InputError
 from .ir import Graph, Module
+from .passmgr import Context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ def with_defaults(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
     absent = [value for value in graph.inputs if value.name not in given]
     if not any(_PAST.fullmatch(v.name or "") or v.name in ("attention_mask", "position_ids") for v in absent):
         return given
-    sizes = _sizes(graph, given)
+    sizes = input_sizes(graph, given)
     for value in absent:
         if _PAST.fullmatch(value.name or ""):
             _empty_past(value.type.shape, sizes)
@@ -65,7 +66,8 @@ def with_defaults(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _sizes(graph: Graph, given: Mapping[str, Any]) -> Sizes:
+def input_sizes(graph: Graph, given: Mapping[str, Any]) -> Sizes:
+    """The sizes that the inputs `given` tell."""
     import torch
 
     from .interp import Sizes
@@ -136,3 +138,34 @@ def greedy(module: Module | Graph, ids: Sequence[int], count: int, *, device: st
         if len(chosen) < count:
             logits = steps.send(chosen[-1])
     return chosen
+
+
+def sample(module: Module, count: int, length: int, *, device: str = "cpu", seed: int = 0) -> np.ndarray:
+    """Text that the model writes itself: i64[count, length] token ids, drawn by their probabilities from random first
+    tokens (Liu et al. 2023, LLM-QAT). The same for the same `seed`."""
+    import torch
+
+    from .interp import Program
+    from .schedule import build_pipeline
+
+    if not cache_inputs(module.graph):
+        # Without a cache every step would run the whole text again.
+        module = module.clone()
+        for step in build_pipeline("kv-cache"):
+            step.run(module, Context(seed=seed))
+    graph = module.graph
+    pairs = cache_inputs(graph)
+    vocabulary = graph.outputs["logits"].type.shape[-1] if "logits" in graph.outputs else None
+    if not isinstance(vocabulary, int):
+        raise InputError("the graph writes no text: it has no logits", "calibrate it on a text file")
+    random = torch.Generator().manual_seed(seed)
+    program = Program(graph, device=device, outputs=["logits", *pairs.values()], cache_bytes=2 << 30)
+    tokens = [torch.randint(vocabulary, (count, 1), generator=random)]
+    cache: dict[str, Any] = {}
+    with torch.no_grad():
+        while len(tokens) < length:
+            results = program(with_defaults(graph, {"input_ids": tokens[-1], **cache}))
+            cache = {name: results[output] for name, output in pairs.items()}
+            likely = torch.softmax(results["logits"][:, -1].float().cpu(), -1)
+            tokens.append(torch.multinomial(likely, 1, generator=random))
+    return torch.cat(tokens, 1).numpy()

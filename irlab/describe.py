@@ -83,7 +83,8 @@ def print_plan(module: Module, backends: Sequence[Backend]) -> int:
     return int(impossible)
 
 
-def _text(table: Table) -> str:
+def rendered(table: Table) -> str:
+    """The table as text."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -119,7 +120,7 @@ def stats_table(found: Statistics, name: str) -> str:
     formulas = [f"FLOPs = {found.flops}"]
     if found.peak is not None:
         formulas.append(f"peak of activations = {found.peak.formula} bytes")
-    return "\n".join([_text(table), *formulas])
+    return "\n".join([rendered(table), *formulas])
 
 
 def all_rules(passes: Sequence[Pass]) -> dict[str, Rule]:

@@ -13,9 +13,10 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from .errors import UsageError
+from .errors import InputError, UsageError
 from .ir import Graph, Module, Value
 from .options import Configurable
 from .overlay import LayerPattern, LayerRow, Overlay
@@ -23,6 +24,8 @@ from .timing import Clock, Span
 from .types import TensorType
 
 if TYPE_CHECKING:
+    from .analysis import A
+    from .calibration import Batch, Sample
     from .rewrite import Match, Observer, Rule
     from .target import Backend
 
@@ -142,7 +145,8 @@ class Repeat(Pass, name="repeat"):
 class PassRecord:
     """What one run of a pass did. Bytes are of stored weights; `rules` counts hits by rule.
 
-    `text` is the pass with its options, as a pipeline has it.
+    `text` is the pass with its options, as a pipeline has it. `layers` says, by weight, what a lossy pass cost:
+    "weight_error" and "output_error" (relative), "bits" per weight (see weight_errors.py).
     """
 
     name: str
@@ -159,6 +163,7 @@ class PassRecord:
     rule_seconds: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Wall and CPU seconds of each rule that was timed."""
     metrics: dict[str, float] = field(default_factory=dict)
+    layers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def note_span(self, span: Span) -> None:
         """Take over the times of a pass that ran, and tell its span what it did, rule by rule."""
@@ -208,7 +213,10 @@ class Progress:
 
 @dataclass
 class Context:
-    """What a pass may know: where the result must run, how to compute, how to report."""
+    """What a pass may know: where the result must run, what it may learn from, how to compute, how to report.
+
+    With `is_plan` only types and sizes of the result are asked for: weights need no values.
+    """
 
     targets: tuple[str, ...] = ()
     seed: int = 0
@@ -217,8 +225,12 @@ class Context:
     progress: Progress = field(default_factory=Progress)
     check_rewrite: Observer | None = None
     clock: Clock = field(default_factory=Clock)
+    calibration: Sample | None = None
+    cache_dir: Path | None = None
+    is_plan: bool = False
     manager: PassManager = field(init=False, repr=False)
     rewrites: int = field(default=0, init=False)
+    _batches: list[Batch] | None = field(default=None, init=False, repr=False)
     record: PassRecord = field(default_factory=lambda: PassRecord(""), init=False)
 
     def __post_init__(self) -> None:
@@ -255,6 +267,34 @@ class Context:
                 self.record.rewrites += count
                 self.record.rules[name] = self.record.rules.get(name, 0) + count
 
+    def analysis(self, kind: type[A]) -> Mapping[str, A]:
+        """`kind` for every weight matrix of the module that is being changed, collected on the calibration data.
+
+        Facts are kept by what they depend on: asked for again they are read, and after a change of the module they are
+        collected anew. Raises InputError without calibration data.
+        """
+        from .collect import collect
+
+        module = self.manager.module
+        if module is None:
+            raise InputError("analyses are asked for while a pass runs")
+        return collect(kind, module, self)
+
+    def calibration_batches(self, module: Module) -> list[Batch]:
+        """The calibration data as inputs of `module`."""
+        if self.calibration is None:
+            raise InputError("calibration data is needed", "give --calibration TEXTFILE (or self)")
+        if self._batches is None:
+            self._batches = self.calibration.batches(module, self.seed)
+        return self._batches
+
+    @property
+    def cache(self) -> Path:
+        """Where long computations leave their results."""
+        from .cache import default_directory
+
+        return self.cache_dir or default_directory()
+
     def note_weights_computed(self, count: int = 1) -> None:
         """Count weights whose values a pass had to compute."""
         self.record.weights_computed += count
@@ -275,13 +315,16 @@ class PassManager:
         self.instruments = tuple(instruments)
         self.records: list[PassRecord] = []
         self.timing = False
+        self.module: Module | None = None
         ctx.manager = self
 
     def run(self, module: Module) -> list[PassRecord]:
         """Run all passes on `module`, in place."""
+        from .sweep import shared
+
         for instrument in self.instruments:
             instrument.begin(module)
-        for step in self.passes:
+        for step in shared(self.passes):
             self.run_pass(step, module)
         return self.records
 
@@ -290,6 +333,7 @@ class PassManager:
         record = PassRecord(step.name, str(step), bytes_before=stored_bytes(module), ops_before=len(module.graph))
         outer, self.ctx.record = self.ctx.record, record
         self.records.append(record)
+        self.module = module
         try:
             for instrument in self.instruments:
                 instrument.before_pass(step, module)

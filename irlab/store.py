@@ -8,6 +8,7 @@ and exist in memory), or with `embed` all of them. Encoded weights are stored as
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,9 +45,9 @@ def write_directory(module: Module, path: Path, embed: bool = False, jobs: int =
 
     owned = _owned(module, embed)
     if owned:
-        _write_weights(owned, path / WEIGHTS_FILE, jobs)
+        write_weights(owned, path / WEIGHTS_FILE, jobs)
         module = module.clone()
-        replace_weights(module.graph, {symbol.name: _stored(symbol, path / WEIGHTS_FILE) for symbol in owned})
+        replace_weights(module.graph, {s.name: stored(s.name, s.type, path / WEIGHTS_FILE) for s in owned})
     (path / TEXT_FILE).write_text(print_module(module, path), encoding="utf-8")
 
 
@@ -74,7 +75,7 @@ def read_file(file: Path) -> Module:
 
 def owned_bytes(module: Module, embed: bool = False) -> int:
     """The bytes of weights that `write_directory` would write."""
-    types = [kind for symbol in _owned(module, embed) for kind in _parts(symbol).values()]
+    types = [kind for symbol in _owned(module, embed) for kind in stored_types(symbol.name, symbol.type).values()]
     return sum(math.prod(static_shape(kind)) * kind.dtype.bits // 8 for kind in types)
 
 
@@ -89,30 +90,33 @@ def _beyond_text(recipe: Recipe) -> bool:
     return not recipe.text_name or any(map(_beyond_text, recipe.inputs))
 
 
-def _parts(symbol: WeightSymbol) -> dict[str, TensorType]:
+def stored_types(name: str, type: TensorType) -> dict[str, TensorType]:
     """The tensors that store a weight, by their names in the file."""
-    encoding = symbol.type.encoding
-    if encoding is None:
-        return {symbol.name: symbol.type}
-    types = encoding.packed_types(static_shape(symbol.type))
-    return {f"{symbol.name}:{part}": kind for part, kind in types.items()}
+    if type.encoding is None:
+        return {name: type}
+    types = type.encoding.packed_types(static_shape(type))
+    return {f"{name}:{part}": kind for part, kind in types.items()}
 
 
-def _stored(symbol: WeightSymbol, file: Path) -> WeightSymbol:
-    """The same weight, read from `file`."""
-    references = tuple(File(file, name, kind) for name, kind in _parts(symbol).items())
-    plain = symbol.type.encoding is None
-    return WeightSymbol(symbol.name, references[0] if plain else Parts(symbol.type, references))
+def stored(
+    name: str, type: TensorType, file: Path, reference: Callable[[Path, str, TensorType], File] = File
+) -> WeightSymbol:
+    """The weight `name`, read from `file`, which `write_weights` wrote."""
+    references = tuple(reference(file, part, kind) for part, kind in stored_types(name, type).items())
+    return WeightSymbol(name, references[0] if type.encoding is None else Parts(type, references))
 
 
-def _write_weights(symbols: list[WeightSymbol], file: Path, jobs: int) -> None:
+def write_weights(
+    symbols: Sequence[WeightSymbol], file: Path, jobs: int, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the values of `symbols` into a safetensors file, streamed, in `jobs` threads; encoded ones as parts."""
     types: dict[str, TensorType] = {}
     for symbol in symbols:
-        for name, kind in _parts(symbol).items():
+        for name, kind in stored_types(symbol.name, symbol.type).items():
             if name in types:
                 raise IRError(f"two weights would be stored as '{name}'")
             types[name] = kind
-    with SafetensorsWriter(file, types) as writer:
+    with SafetensorsWriter(file, types, metadata) as writer:
         chunk: Chunk[dict[str, AnyArray]]
         for chunk in stream(symbols, _packed_rows, jobs=jobs):
             for name, rows in chunk.value.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import InputError, IrlabError, UsageError
 from .lift import lift
+from .measure import Measurements, calibration
 from .options import Output
 from .recipe import require_model, save_recipe
 from .replay import replay_options
@@ -45,7 +46,8 @@ def compile_input(args: argparse.Namespace) -> int:
     ctx = _context(
         args, [*(make_backend(t, {}).name for t in args.target), *(b.name for b in backends if b.name != "ir")]
     )
-    manager = PassManager(passes, ctx, _instruments(args))
+    measurements = Measurements(args, ctx, [b.name for b in backends])
+    manager = PassManager(passes, ctx, _instruments(args, measurements))
     manager.timing = args.timing
     with ctx.clock.span("lift"):
         module = lift(args)
@@ -63,17 +65,18 @@ def compile_input(args: argparse.Namespace) -> int:
         from ..describe import print_plan
 
         return print_plan(module, backends)
+    measurements.after_passes(module, records)
     _look(args, module, manager, sizes)
     emitted: list[Emitted] = []
     try:
-        status = _emit_all(args, module, outputs, backends, ctx, emitted)
+        status = _emit_all(args, module, outputs, backends, ctx, emitted, measurements)
         if args.save_recipe:
             save_recipe(args, passes, backends, outputs, fingerprint)
         return status
     finally:
         # What was done before a failure is worth a report too.
         if args.report:
-            _write_report(args, records, emitted, ctx, statistics(module, sizes))
+            _write_report(args, records, emitted, ctx, statistics(module, sizes), measurements)
         if args.timing:
             from ..timing import timing_table
 
@@ -107,7 +110,15 @@ def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
 
         if not torch.cuda.is_available():
             raise InputError("no CUDA device was found", "leave out --device, or install a CUDA build of torch")
-    ctx = Context(targets=tuple(dict.fromkeys(targets)), seed=args.seed, device=args.device, jobs=max(1, args.jobs))
+    ctx = Context(
+        targets=tuple(dict.fromkeys(targets)),
+        seed=args.seed,
+        device=args.device,
+        jobs=max(1, args.jobs),
+        calibration=calibration(args),
+        cache_dir=args.cache_dir,
+        is_plan=args.plan,
+    )
     if sys.stderr.isatty() and not args.quiet:
         from ..progress import RichProgress
 
@@ -119,7 +130,7 @@ def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
     return ctx
 
 
-def _instruments(args: argparse.Namespace) -> list[Instrument]:
+def _instruments(args: argparse.Namespace, measurements: Measurements) -> list[Instrument]:
     from ..instruments import CheckEach, PrintIR, VerifyEach
 
     # The first one is the outermost: it sees what the others raise.
@@ -139,6 +150,8 @@ def _instruments(args: argparse.Namespace) -> list[Instrument]:
         found.append(DumpEach(args.dump_each, args.dump_format or "", full=args.dump_full, force=args.force))
     if args.check == "passes":
         found.append(CheckEach(args.seed, lambda line: print(line, file=sys.stderr)))
+    if measurements.instrument is not None and not args.plan:
+        found.append(measurements.instrument)
     if args.verify_each:
         found.append(VerifyEach())
     return found
@@ -166,6 +179,7 @@ def _emit_all(
     backends: Sequence[Backend],
     ctx: Context,
     emitted: list[Emitted],
+    measurements: Measurements,
 ) -> int:
     """Write every output, adding to `emitted`; the exit status of those that failed under --keep-going."""
     from ..api import emit_with
@@ -193,11 +207,17 @@ def _emit_all(
                 print(f"  {result.parity.runtime} says: {result.parity.continuation!r}", file=sys.stderr)
             for note in result.notes:
                 print(f"  note: {note}", file=sys.stderr)
+        measurements.after_output(backend, result)
     return status
 
 
 def _write_report(
-    args: argparse.Namespace, records: list[PassRecord], emitted: list[Emitted], ctx: Context, found: Statistics
+    args: argparse.Namespace,
+    records: list[PassRecord],
+    emitted: list[Emitted],
+    ctx: Context,
+    found: Statistics,
+    measurements: Measurements,
 ) -> None:
     import json
 
@@ -211,6 +231,7 @@ def _write_report(
         "parity": {str(e.out): e.parity.as_dict() for e in emitted},
         "bytes": {str(e.out): e.bytes for e in emitted},
         "seconds": {str(e.out): e.seconds for e in emitted},
+        "quality": measurements.found,
         "timing": ctx.clock.total().as_dict(),
         "statistics": found.as_dict(),
     }

@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compiling(parser)
     _add_looking(parser.add_argument_group("looking"))
     _add_checking(parser.add_argument_group("checking"))
+    _add_data(parser.add_argument_group("data"))
     _add_running(parser.add_argument_group("running"))
     _add_extending(parser.add_argument_group("extending"))
     parser.add_argument("--version", action="version", version=f"irlab {__version__}")
@@ -176,6 +177,23 @@ def _add_checking(group: argparse._ActionsContainer) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="run outputs in their real runtime (default for small models)",
+    )
+
+
+def _add_data(group: argparse._ActionsContainer) -> None:
+    ids = "UTF-8 text, or token ids as .npy or .json"
+    group.add_argument(
+        "--calibration", metavar="FILE|self", help=f"what passes learn from: {ids}; self: what the model writes itself"
+    )
+    group.add_argument("--calibration-tokens", type=int, default=32768, metavar="N", help="at most so many (32768)")
+    group.add_argument("--calibration-length", type=int, default=512, metavar="N", help="tokens to a piece (512)")
+    group.add_argument("--eval", metavar="FILE", help=f"measure before and after lossy passes on this: {ids}")
+    group.add_argument("--eval-tokens", type=int, default=16384, metavar="N", help="at most so many (16384)")
+    group.add_argument(
+        "--eval-in", action="append", default=[], metavar="TARGET", help="measure what was written, in its own runtime"
+    )
+    group.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="where long computations are kept (or set IRLAB_CACHE)"
     )
 
 

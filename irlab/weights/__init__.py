@@ -10,15 +10,16 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
 
 from ..floats import as_f16, as_f32
 from .arithmetic import Affine, Cast
-from .encoded import Decode, Encode, Parts
+from .encoded import Decode, Encode, Parts, with_codes
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
-from .leaves import Array, File, Literal, Random
+from .leaves import Array, Cached, File, Literal, Random
 from .recipe import Recipe, WeightSymbol, numpy_dtype, static_shape
 from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
 
 __all__ = [
     "Affine",
     "Array",
+    "Cached",
     "Cast",
     "Chunk",
     "Concat",
@@ -43,4 +44,5 @@ __all__ = [
     "numpy_dtype",
     "static_shape",
     "stream",
+    "with_codes",
 ]

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from ..encodings import Codes, Encoding, Extent, extent_of
 from ..errors import IRError
-from ..types import TensorType
+from ..types import TensorType, tensor
+from .leaves import Array
 from .recipe import AnyArray, Recipe, static_shape
 
 
@@ -89,3 +90,10 @@ class Parts(Recipe):
 
     def rows(self, start: int, stop: int) -> AnyArray:
         return self.encoding.decode(self.codes(start, stop))
+
+
+def with_codes(shape: tuple[int, ...], encoding: Encoding, codes: Codes) -> Parts:
+    """A tensor of `shape` whose codes were computed: it holds them in memory."""
+    types = encoding.packed_types(shape)
+    packed = encoding.pack(codes)
+    return Parts(tensor(encoding, shape), tuple(Array(kind, packed[name]) for name, kind in types.items()))

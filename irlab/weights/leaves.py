@@ -39,6 +39,12 @@ class File(Recipe):
         return file.read(self.name, start, stop).reshape(stop - start, *shape[1:])
 
 
+@dataclass(frozen=True)
+class Cached(File, text_name=""):
+    """A tensor that was computed and lies in a file of the cache, which may be emptied: outputs get copies of it, and
+    IR text cannot hold it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Array(Recipe, text_name=""):
     """Numbers in memory: `values` must not change afterwards. IR text cannot hold them, an .irlab directory can.

@@ -1,8 +1,9 @@
 """The passes that store weights in fewer bits.
 
-selection.py  which weights may be encoded, and how they are exchanged    nearest.py  quantize: rounding to nearest
+quantize.py   the pass: which encoding for which weight     selection.py  which weights may be encoded, how exchanged
+gptq.py       rounding with compensation of errors
 """
 
-from irlab.passes.quantize.nearest import Quantize
+from irlab.passes.quantize.quantize import Quantize
 
 __all__ = ["Quantize"]

@@ -1,0 +1,222 @@
+"""What is known about a model from running it? Statistics per weight, collected layer by layer, shared and cached.
+
+    statistics = ctx.analysis(InputHessian)           # in a pass; collected once for a module and calibration
+    statistics["model.layers.0.mlp.up_proj.weight"].matrix
+
+A pass that changes weights by what it learns derives from `LayerPass` (sweep.py) and is handed the statistics of each
+layer as the layers before it have become.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+A = TypeVar("A", bound="Analysis")
+
+Doubles = npt.NDArray[np.float64]
+
+_HESSIAN_ROWS = 1024
+"""Products are summed in f32 over so many rows, then in f64."""
+
+
+class Analysis(ABC):
+    """Facts about one weight matrix [out, in]. Subclasses say how they are kept: arrays by name."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What is kept."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """The inverse of `arrays`."""
+
+
+class RowAnalysis(Analysis):
+    """Facts about rows of activations, added as they come."""
+
+    @classmethod
+    @abstractmethod
+    def empty(cls, width: int) -> Self:
+        """Facts about no rows, of `width` numbers each."""
+
+    @abstractmethod
+    def add(self, x: torch.Tensor) -> None:
+        """Take in f32[rows, width]."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Take in what another one has seen."""
+
+
+class InputStatistics(RowAnalysis):
+    """Per input channel of a weight: the largest magnitude, the mean magnitude and the mean square of what it reads.
+
+    `count` is the number of rows; the arrays are f64[in].
+    """
+
+    name = "input-statistics"
+
+    def __init__(self, count: int, max_abs: Doubles, sum_abs: Doubles, sum_squares: Doubles) -> None:
+        self.count, self.max_abs, self._sum_abs, self._sum_squares = count, max_abs, sum_abs, sum_squares
+
+    @property
+    def mean_abs(self) -> Doubles:
+        return self._sum_abs / max(1, self.count)
+
+    @property
+    def mean_square(self) -> Doubles:
+        return self._sum_squares / max(1, self.count)
+
+    @classmethod
+    def empty(cls, width: int) -> Self:
+        return cls(0, np.zeros(width), np.zeros(width), np.zeros(width))
+
+    def add(self, x: torch.Tensor) -> None:
+        magnitudes = x.abs()
+        self.count += len(x)
+        self.max_abs = np.maximum(self.max_abs, magnitudes.amax(0).double().cpu().numpy())
+        self._sum_abs = self._sum_abs + magnitudes.double().sum(0).cpu().numpy()
+        self._sum_squares = self._sum_squares + x.double().square().sum(0).cpu().numpy()
+
+    def merge(self, other: Self) -> None:
+        self.count += other.count
+        self.max_abs = np.maximum(self.max_abs, other.max_abs)
+        self._sum_abs = self._sum_abs + other._sum_abs
+        self._sum_squares = self._sum_squares + other._sum_squares
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        sums = {"max_abs": self.max_abs, "sum_abs": self._sum_abs, "sum_squares": self._sum_squares}
+        return {"count": np.array([self.count]), **sums}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        return cls(int(arrays["count"][0]), arrays["max_abs"], arrays["sum_abs"], arrays["sum_squares"])
+
+
+class InputHessian(RowAnalysis):
+    """E[x x^T] over the rows x that a weight reads: f64[in, in], half the Hessian of its output's squared error.
+
+    Weights that read the same value share one object.
+    """
+
+    name = "input-hessian"
+
+    def __init__(self, count: int, total: Doubles) -> None:
+        self.count, self._total = count, total
+
+    @property
+    def matrix(self) -> Doubles:
+        """E[x x^T], a new array."""
+        return self._total / max(1, self.count)
+
+    @property
+    def diagonal(self) -> Doubles:
+        """The mean square of each input: f64[in]."""
+        return np.diagonal(self._total) / max(1, self.count)
+
+    @classmethod
+    def empty(cls, width: int) -> Self:
+        return cls(0, np.zeros((width, width)))
+
+    def add(self, x: torch.Tensor) -> None:
+        import torch
+
+        total = torch.from_numpy(self._total)
+        for start in range(0, len(x), _HESSIAN_ROWS):
+            rows = x[start : start + _HESSIAN_ROWS]
+            total += (rows.T @ rows).cpu()
+        self.count += len(x)
+
+    def merge(self, other: Self) -> None:
+        self.count += other.count
+        self._total = self._total + other._total
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"count": np.array([self.count]), "total": self._total}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        return cls(int(arrays["count"][0]), arrays["total"])
+
+
+class OutputGradient(Analysis):
+    """Per output channel of a weight: the mean squared gradient of the loss with respect to it, f64[out].
+
+    The loss is that of the next token, summed over tokens: the diagonal of the Fisher information. By it the errors
+    of different weights compare (Frantar & Alistarh 2022; Kim et al. 2023, SqueezeLLM).
+    """
+
+    name = "output-gradient"
+
+    def __init__(self, count: int, sum_squares: Doubles) -> None:
+        self.count, self._sum_squares = count, sum_squares
+
+    @property
+    def mean_square(self) -> Doubles:
+        return self._sum_squares / max(1, self.count)
+
+    def add(self, gradient: torch.Tensor) -> None:
+        """Take in gradients f32[rows, out]."""
+        self.count += len(gradient)
+        self._sum_squares = self._sum_squares + gradient.double().square().sum(0).cpu().numpy()
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"count": np.array([self.count]), "sum_squares": self._sum_squares}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        return cls(int(arrays["count"][0]), arrays["sum_squares"])
+
+
+class ByWeight(Mapping[str, A], Generic[A]):
+    """Facts by the name of the weight. A weight that is read in several places has those of all of them."""
+
+    def __init__(self, kind: type[A], taps: Mapping[str, A], weights: Mapping[str, tuple[str, ...]]) -> None:
+        self.kind, self.taps, self.weights = kind, taps, weights
+
+    def __getitem__(self, weight: str) -> A:
+        first, *rest = self.weights[weight]
+        found = self.taps[first]
+        if rest and isinstance(found, RowAnalysis):
+            merged = type(found).from_arrays(found.arrays())
+            for tap in rest:
+                merged.merge(self.taps[tap])  # type: ignore[arg-type]
+            return merged
+        return found
+
+    def sharing(self) -> list[list[str]]:
+        """The weights in groups that read the same values."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for weight, taps in self.weights.items():
+            groups.setdefault(taps, []).append(weight)
+        return list(groups.values())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+class LayerStatistics:
+    """What is known about the weights of one layer: `statistics[InputHessian]["model...weight"].matrix`."""
+
+    def __init__(self, facts: Mapping[type[Analysis], ByWeight[Any]]) -> None:
+        self._facts = facts
+
+    def __getitem__(self, kind: type[A]) -> ByWeight[A]:
+        return self._facts[kind]
+
+    def __contains__(self, kind: type[Analysis]) -> bool:
+        return kind in self._facts

@@ -1,0 +1,111 @@
+"""How are analyses collected? Layer by layer on the calibration data, kept in the cache item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import __version__
+from .activations import Activations
+from .analysis import A, ByWeight, LayerStatistics, RowAnalysis
+from .cache import Shelf
+from .fingerprint import fingerprint
+from .gradients import gradient_steps
+from .ir import Module
+from .layers import Layer
+from .walk import TappedLayer, Walk, require_finite, tapped
+
+if TYPE_CHECKING:
+    from .calibration import Batch
+    from .passmgr import Context
+
+
+def module_key(module: Module, batches: Sequence[Batch], ctx: Context, *more: object) -> str:
+    """The name of what is computed from `module` and `batches` as `ctx` says."""
+    return fingerprint(__version__, module.graph, list(batches), ctx.device, ctx.seed, *more)
+
+
+def collect_rows(
+    walk: Walk, layer: Layer, kinds: Sequence[type[RowAnalysis]]
+) -> Generator[None, None, LayerStatistics]:
+    """What the matrices of `layer` read, in the facts of `kinds`; a step for each batch."""
+    piece = tapped(layer)
+    facts: dict[type[RowAnalysis], dict[str, RowAnalysis]] = {kind: {} for kind in kinds}
+    if piece.taps and kinds:
+        piece.graph.set_outputs({tap.name: tap.linears[0].x for tap in piece.taps})
+        where = {tap.name: tap.weights[0] for tap in piece.taps}
+        for results in walk.outputs(layer, piece.graph):
+            for name, x in results.items():
+                require_finite(x, f"the input of {where[name]}")
+                rows = x.reshape(-1, x.shape[-1]).float()
+                for kind, found in facts.items():
+                    if name not in found:
+                        found[name] = kind.empty(rows.shape[1])
+                    found[name].add(rows)
+            yield
+    weights = taps_by_weight(piece)
+    return LayerStatistics({kind: ByWeight(kind, found, weights) for kind, found in facts.items()})
+
+
+def taps_by_weight(piece: TappedLayer) -> dict[str, tuple[str, ...]]:
+    """The taps that each weight reads."""
+    found: dict[str, tuple[str, ...]] = {}
+    for tap in piece.taps:
+        for weight in tap.weights:
+            found[weight] = (*found.get(weight, ()), tap.name)
+    return found
+
+
+def collect(kind: type[A], module: Module, ctx: Context) -> Mapping[str, A]:
+    """`kind` for every weight matrix of `module`, read from the cache as it is asked for."""
+    batches = ctx.calibration_batches(module)
+    shelf = Shelf.open(ctx.cache, "analyses", module_key(module, batches, ctx, kind.name))
+    with Activations() as store:
+        walk = Walk(module.graph, batches, ctx.device, store)
+        total = 2 * walk.batches * len(walk.layers)
+        work = _row_steps(kind, walk, shelf) if issubclass(kind, RowAnalysis) else gradient_steps(walk, shelf)
+        for _ in ctx.progress.track(work, f"collecting {kind.name}", total):
+            pass
+    return Kept(kind, shelf)
+
+
+def _row_steps(kind: type[RowAnalysis], walk: Walk, shelf: Shelf) -> Iterator[None]:
+    for layer in walk.layers:
+        if not shelf.has(layer.item):
+            facts = (yield from collect_rows(walk, layer, [kind]))[kind]
+            arrays = {f"{tap}/{part}": a for tap, fact in facts.taps.items() for part, a in fact.arrays().items()}
+            shelf.put_arrays(layer.item, arrays, {"weights": facts.weights})
+        yield from walk.advance(layer)
+
+
+class Kept(Mapping[str, A]):
+    """Facts by weight that lie on a shelf: read one at a time."""
+
+    def __init__(self, kind: type[A], shelf: Shelf) -> None:
+        self._kind, self._shelf = kind, shelf
+        self._items: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+        for file in sorted(shelf.directory.glob("layer-*.safetensors")):
+            for weight, taps in shelf.note(file.stem)["weights"].items():
+                self._items.setdefault(weight, []).append((file.stem, tuple(taps)))
+
+    def __getitem__(self, weight: str) -> A:
+        found: A | None = None
+        for item, taps in self._items[weight]:
+            symbols = self._shelf.symbols(item)
+            for tap in taps:
+                parts = {n.partition("/")[2]: s for n, s in symbols.items() if n.partition("/")[0] == tap}
+                fact = self._kind.from_arrays({part: np.array(s.recipe.read()) for part, s in parts.items()})
+                if found is None:
+                    found = fact
+                elif isinstance(found, RowAnalysis) and isinstance(fact, RowAnalysis):
+                    found.merge(fact)
+        assert found is not None
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)

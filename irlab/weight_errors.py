@@ -1,0 +1,100 @@
+"""How far is a changed weight from what it was? Errors of the weight, and of its output on data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from .analysis import Doubles, InputHessian, InputStatistics, LayerStatistics
+from .floats import as_f32
+from .layers import layer_name
+from .passmgr import PassRecord, type_bytes
+from .weights import WeightSymbol
+
+_CHUNK_BYTES: Final = 64 << 20
+
+ERRORS: Final = ("weight_error", "output_error")
+"""What is relative; `bits` is the third number."""
+
+
+def weight_errors(old: WeightSymbol, new: WeightSymbol, statistics: LayerStatistics) -> dict[str, float]:
+    """`weight_error` |W - Q| / |W|, `output_error` |(W - Q) x| / |W x| over calibration data where that is known for
+    the weight, and `bits` per weight as stored."""
+    size = max(1, math.prod(map(int, new.type.shape)))  # type: ignore[arg-type]
+    found = {"bits": 8 * type_bytes(new.type) / size}
+    if old.type.shape != new.type.shape:
+        return found
+    measure = _Measure(_hessian(new.name, statistics))
+    for before, after in _rows(old, new):
+        measure.add(before, after)
+    return measure.errors() | found
+
+
+def _hessian(name: str, statistics: LayerStatistics) -> Doubles | None:
+    """E[x x^T], or its diagonal, or nothing."""
+    if InputHessian in statistics and name in statistics[InputHessian].weights:
+        return statistics[InputHessian][name].matrix
+    if InputStatistics in statistics and name in statistics[InputStatistics].weights:
+        return statistics[InputStatistics][name].mean_square
+    return None
+
+
+def _rows(old: WeightSymbol, new: WeightSymbol) -> Iterator[tuple[Doubles, Doubles]]:
+    for start, stop in new.recipe.chunks(_CHUNK_BYTES):
+        pair = (as_f32(symbol.recipe.rows(start, stop)).astype(np.float64) for symbol in (old, new))
+        yield tuple(pair)  # type: ignore[misc]
+
+
+class _Measure:
+    """Sums of squares over rows of a weight."""
+
+    def __init__(self, hessian: Doubles | None) -> None:
+        self.hessian = hessian
+        self.weight = self.weight_off = self.output = self.output_off = 0.0
+
+    def add(self, before: Doubles, after: Doubles) -> None:
+        off = before - after
+        self.weight += float(np.square(before).sum())
+        self.weight_off += float(np.square(off).sum())
+        self.output += self._energy(before)
+        self.output_off += self._energy(off)
+
+    def _energy(self, rows: Doubles) -> float:
+        """tr(R H R^T)."""
+        if self.hessian is None:
+            return 0.0
+        if self.hessian.ndim == 1:
+            return float((np.square(rows) @ self.hessian).sum())
+        return float(np.vdot(rows @ self.hessian, rows))
+
+    def errors(self) -> dict[str, float]:
+        errors = {"weight_error": math.sqrt(self.weight_off / self.weight) if self.weight else 0.0}
+        if self.hessian is not None and self.output > 0:
+            errors["output_error"] = math.sqrt(max(0.0, self.output_off) / self.output)
+        return errors
+
+
+def layers_table(record: PassRecord) -> str:
+    """What a lossy pass cost each layer: bits per weight, and the relative errors of weights and outputs (root mean
+    squares over its weights, and the worst weight)."""
+    from rich.table import Table
+
+    from .describe import rendered
+
+    table = Table("layer", "bits", "weight error", "output error", "worst weight", title=f"layers after {record.text}")
+    groups: dict[str, dict[str, dict[str, float]]] = {}
+    for weight, errors in record.layers.items():
+        groups.setdefault(layer_name(weight) or weight, {})[weight] = errors
+    for layer, weights in groups.items():
+        worst = max(weights, key=lambda name: weights[name].get("output_error", weights[name].get("weight_error", 0.0)))
+        means = [_root_mean_square([w[key] for w in weights.values() if key in w]) for key in ERRORS]
+        bits = sum(w["bits"] for w in weights.values()) / len(weights)
+        table.add_row(layer, f"{bits:.2f}", *(f"{m:.4f}" if m is not None else "" for m in means), worst)
+    return rendered(table)
+
+
+def _root_mean_square(numbers: Sequence[float]) -> float | None:
+    return (sum(n * n for n in numbers) / len(numbers)) ** 0.5 if numbers else None

@@ -1,0 +1,118 @@
+"""The quantize pass: which weight is stored in which encoding, and by which method its codes are found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from irlab.analysis import Analysis, InputHessian, LayerStatistics
+from irlab.encodings import BITS, Encoding, IntegerEncoding
+from irlab.errors import InputError
+from irlab.floats import as_f32
+from irlab.ir import Graph, Module
+from irlab.layers import Layer
+from irlab.passes.quantize.gptq import Compensation, compensated_codes
+from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded
+from irlab.passmgr import Context
+from irlab.sweep import LayerPass
+from irlab.types import DTYPES
+from irlab.weights import WeightSymbol, static_shape, with_codes
+
+_BITS_OF: Final = {f"int{bits}": bits for bits in BITS}
+
+
+@dataclass(frozen=True)
+class Quantize(
+    LayerPass, name="quantize", exactness="lossy", per_layer=("scheme", "group", "sym", "scale", "embeddings")
+):
+    """Stores the matrices of linear layers as integers with a scale for each group of columns.
+
+        @w : bf16[512, 512] = file(...)       @w : q<int4, sym, group=32, scale=f16>[512, 512] = encode(file(...), ...)
+        %y = nn.linear(%x, @w)            ->  %y = nn.linear(%x, @w)
+
+    `method`: how codes are found. rtn: the nearest, under scales that are searched, group by group, for the least
+    weighted squared error; no value is computed until a backend asks for it. gptq: column by column, so that later
+    columns make up for the errors of earlier ones on calibration data (Frantar et al. 2022); `damping` is added to the
+    diagonal of the Hessian, relative to its mean, and `act-order` takes the columns with the largest inputs first.
+
+    `scheme`: int2, int3, int4, int5, int6, int8; none leaves matrices alone, those of some layers, say. `group`:
+    columns to a scale; 0: one scale to a row, -1: one to a tensor. `sym=false` adds zero points. `scale`: how scales
+    are stored. `exclude`: names of weights to leave alone (`*` and `?` match).
+    `embeddings`: the scheme for embedding tables and heads tied to them; none leaves them alone.
+    `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, or keep it as it is.
+    """
+
+    method: Literal["rtn", "gptq"] = "rtn"
+    scheme: Literal["int2", "int3", "int4", "int5", "int6", "int8", "none"] = "int4"
+    group: int = 32
+    sym: bool = True
+    scale: Literal["f16", "bf16", "f32"] = "f16"
+    exclude: tuple[str, ...] = ()
+    embeddings: Literal["none", "int2", "int3", "int4", "int5", "int6", "int8"] = "none"
+    indivisible: Literal["refuse", "keep"] = "refuse"
+    damping: float = 0.01
+    act_order: bool = field(default=True, metadata={"text": "act-order"})
+
+    def needs(self) -> tuple[type[Analysis], ...]:
+        return (InputHessian,) if self.method == "gptq" else ()
+
+    def prepare(self, module: Module, ctx: Context) -> None:
+        counts: Counter[str] = Counter()
+        chosen = self._chosen(module.graph, counts)
+        if not chosen and not counts:
+            raise InputError("quantize: no weight of the graph is a matrix of a linear layer", "run fuse before it")
+        for reason, count in counts.items():
+            ctx.record.rules[reason] = ctx.record.rules.get(reason, 0) + count
+        if self.needs() and not ctx.is_plan:
+            # Tables of rows are read, not multiplied: nothing is known of their inputs.
+            tables = {c.symbol.name for c in candidates(module.graph) if c.role is Role.EMBEDDING}
+            chosen = {name: encoding for name, encoding in chosen.items() if name in tables}
+        encode_weights(module.graph, chosen)
+        ctx.note_rewrites({"encode": len(chosen)})
+
+    def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
+        chosen = self._chosen(layer.whole, Counter())
+        hessians = statistics[InputHessian]
+        made: dict[str, WeightSymbol] = {}
+        for names in hessians.sharing():
+            wanted = [name for name in names if name in chosen and name in layer.weights]
+            if wanted:
+                compensation = Compensation.of(hessians[wanted[0]].matrix, self.damping, self.act_order)
+                for name in wanted:
+                    rows = as_f32(layer.weights[name].recipe.read())
+                    codes = compensated_codes(rows, compensation, chosen[name])
+                    made[name] = WeightSymbol(name, with_codes(rows.shape, chosen[name], codes))
+        return made
+
+    def _chosen(self, graph: Graph, counts: Counter[str]) -> dict[str, Encoding]:
+        """The encodings of the weights to encode; `counts` why others stay as they are."""
+        chosen: dict[str, Encoding] = {}
+        for candidate in candidates(graph):
+            name = candidate.symbol.name
+            encoding = self.at(name)._encoding(candidate.role)
+            if encoding is None:
+                counts["keep-embedding" if candidate.role is Role.EMBEDDING else "keep-layer"] += 1
+            elif excluded(name, self.exclude):
+                counts["keep-excluded"] += 1
+            elif self._fits(name, static_shape(candidate.symbol.type), encoding):
+                chosen[name] = encoding
+            else:
+                counts["keep-indivisible"] += 1
+        return chosen
+
+    def _encoding(self, role: Role) -> IntegerEncoding | None:
+        scheme = self.embeddings if role is Role.EMBEDDING else self.scheme
+        if scheme == "none":
+            return None
+        return IntegerEncoding(_BITS_OF[scheme], self.sym, self.group, DTYPES[self.scale])
+
+    def _fits(self, name: str, shape: tuple[int, ...], encoding: Encoding) -> bool:
+        try:
+            encoding.check_shape(shape)
+        except InputError as error:
+            if self.indivisible == "keep":
+                return False
+            hint = f"choose a group that divides {shape[-1]}, or exclude={name}, or indivisible=keep"
+            raise InputError(f"quantize: weight '{name}': {error.message}", hint) from None
+        return True
