@@ -129,14 +129,14 @@ def _add_looking(group: argparse._ActionsContainer) -> None:
         "--dump-graph",
         type=Path,
         metavar="FILE",
-        help="draw the result: .svg (with graphviz), .dot, .json for Model Explorer",
+        help="draw the result: .svg (with graphviz), .dot, .json for Model Explorer, .onnx for Netron",
     )
     group.add_argument("--dump-full", action="store_true", help="draw every layer, not one of several equal ones")
     group.add_argument(
         "--dump-each", type=Path, metavar="DIR", help="draw the input and the result of each pass in DIR"
     )
     group.add_argument(
-        "--dump-format", metavar="SUFFIX", help="the suffix of what --dump-each writes: svg, dot, json ..."
+        "--dump-format", metavar="SUFFIX", help="the suffix of what --dump-each writes: svg, dot, json, onnx ..."
     )
     group.add_argument("--stats", action="store_true", help="count ops, parameters, bytes, work and memory")
     group.add_argument("--sizes", default="", metavar="SIZES", help='for --stats: "batch=1 seq=512 past=0" (default)')

@@ -112,7 +112,13 @@ def _json(request: Request) -> dict[str, bytes]:
     return {suffix: json.dumps(data).encode() for suffix, data in {".json": collection(picture), **found}.items()}
 
 
-WRITERS: Final[dict[str, Writer]] = {".dot": _dot, ".svg": _svg, ".json": _json}
+def _onnx(request: Request) -> dict[str, bytes]:
+    from .onnx_graph import onnx_model
+
+    return {".onnx": onnx_model(request.module).SerializeToString()}
+
+
+WRITERS: Final[dict[str, Writer]] = {".dot": _dot, ".svg": _svg, ".json": _json, ".onnx": _onnx}
 """By suffix, what makes the content of a dump."""
 
 _PACKAGES: Final[dict[str, dict[str, str]]] = {
