@@ -183,6 +183,8 @@ def _legend_row(family: Family) -> str:
 
 def _title(group: Group, around: str) -> str:
     """The name of a frame; the number of a layer says little without its list."""
+    if group.kind == "region":
+        return group.label
     name = _within(group.id, around)
     return f"{group.parent.rpartition('.')[2]}.{name}" if name.isdigit() and group.parent else name
 
