@@ -77,6 +77,8 @@ class _Recast:
             for name, uses in weight_uses(graph).items()
             if all(operand in _STAYS_F32.get(type(op), ()) for op, operand in uses.users)
         }
+        regions = [region for op in graph.region_ops() for region in op.regions]
+        self.in_regions = {name for region in regions for name in region.weights()}
 
     def run(self) -> None:
         """Change the graph."""
@@ -112,11 +114,12 @@ class _Recast:
 
     def _weight(self, op: Weight) -> Value:
         symbol = op.symbol
-        if symbol.type.element is self.old and symbol.name not in self.precise:
-            symbol = WeightSymbol(symbol.name, CastRecipe(symbol.recipe, self.new))
-        new = Weight(symbol)
+        follows = symbol.type.element is self.old and symbol.name not in self.precise
+        # A weight that a region reads too stays as the region wants it.
+        stays = not follows or symbol.name in self.in_regions
+        new = Weight(symbol if stays else WeightSymbol(symbol.name, CastRecipe(symbol.recipe, self.new)))
         new.loc = op.loc
-        return new.result
+        return self._cast(new.result, self.new) if follows else new.result
 
     def _operands(self, op: Op) -> list[Value | None]:
         """The operands of `op`; where one that had the old dtype has the new one now, all the others follow."""

@@ -1,5 +1,7 @@
 """Every code block in docs/ runs, and prints what the page says; every link of every page leads somewhere.
 
+A block marked ```sh not-run needs what a test machine may lack (a GPU, an index of packages).
+
 Blocks of a page run in order, in one folder. ```python blocks share a namespace; one whose first line is `# NAME.py` is
 written to that file instead. ```sh blocks are run by bash. A ```text block after either is what it prints, where a line
 `...` stands for any lines, and `...` in a line for any text. ```ir and other blocks only show something.
@@ -23,7 +25,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 EVERY_PAGE = [*PAGES, *sorted((ROOT / "docs" / "reference").glob("*.md")), *sorted(ROOT.glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.M | re.S)
+NOT_RUN = "not-run"
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
 
@@ -38,7 +41,8 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
-    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(text)]
+    matches = [m for m in BLOCK.finditer(text) if NOT_RUN not in m[2]]
+    return [Block(m[1], m[3], text.count("\n", 0, m.start()) + 2) for m in matches]
 
 
 def relative(page: Path) -> str:

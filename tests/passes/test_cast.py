@@ -11,7 +11,7 @@ from tiny_models import tiny_model
 import irlab
 from irlab import Module, nn, prim
 from irlab.errors import InputError
-from irlab.ir import Graph, GraphBuilder
+from irlab.ir import Graph, GraphBuilder, Weight
 from irlab.ops.call import call
 from irlab.ops.control import if_
 from irlab.types import DTYPES, bf16, bool_, f16, f32, i64, tensor
@@ -114,6 +114,20 @@ def test_calls_and_regions_see_what_they_saw() -> None:
     expected = irlab.evaluate(before, given)["y"].numpy()
     result = irlab.evaluate(module, {**given, "x": given["x"].astype(np.float16)})["y"].float().numpy()
     np.testing.assert_allclose(result, expected, rtol=2e-3)
+
+
+def test_a_weight_that_a_region_reads_too_stays_as_the_region_wants_it() -> None:
+    b = GraphBuilder("tied")
+    x = b.input("x", "f32", ("n", 4))
+    weight = b.random_weight("w", "f32", (4,))
+    assert weight.op is not None
+    region = Graph()
+    inner = region.input("x", x.type)
+    region.output(y=nn.rms_norm(inner, region.add(Weight(weight.op.symbol)).result))
+    b.output(y=nn.rms_norm(if_(prim.constant(True, bool_), (x,), region, region.clone())[0], weight))
+    result = irlab.run(b.module(), "cast{dtype=bf16}")
+    assert str(result.weights["w"].type) == "f32[4]"
+    assert [op.opname for op in result.graph.find(Weight)[0].result.uses] == ["prim.cast"]
 
 
 def test_numbers_beyond_f16_are_an_error_when_read() -> None:

@@ -40,8 +40,8 @@ def decoders(draw: Draw, width: int = 16, max_layers: int = 2) -> Module:
     """Decoders from input_ids[batch, seq] to logits[batch, seq, vocab], with random weights.
 
     Drawn are the number of layers and heads, grouped key/value heads, RMS or layer norms, rotary positions or none,
-    gated or plain feed-forward blocks, biases, tied embeddings, f32 or bf16, and whether the ops but attention are nn
-    ops or spelled out in primitives (so that `fuse` has something to find). Rows of weight matrices
+    gated or plain feed-forward blocks, biases, tied embeddings, f32 or bf16, and whether the ops are nn ops or
+    spelled out in primitives (so that `fuse` has something to find). Rows of weight matrices
     are multiples of `width` long.
     """
     heads = draw(st.sampled_from((1, 2, 4)))
@@ -119,7 +119,7 @@ class _Decoder:
             frequencies = self.builder.random_weight("model.rotary_emb.inv_freq", "f32", (shape.head_dim // 2,))
             positions = prim.iota(seq, i64)
             q, k = (self.meaning(nn.rope(y, positions, frequencies)) for y in (q, k))
-        y = nn.attention(q, k, v, causal=True, scale=shape.head_dim**-0.5)
+        y = self.meaning(nn.attention(q, k, v, causal=True, scale=shape.head_dim**-0.5))
         y = prim.reshape(prim.transpose(y, (0, 2, 1, 3)), (batch, seq, shape.hidden))
         return self.linear(y, f"{path}.o_proj", shape.hidden)
 
