@@ -164,6 +164,8 @@ class PassRecord:
     """Wall and CPU seconds of each rule that was timed."""
     metrics: dict[str, float] = field(default_factory=dict)
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What was measured of single layers: figures by name, by module path or weight name. Left empty where that would
+    cost more than the pass itself."""
 
     def note_span(self, span: Span) -> None:
         """Take over the times of a pass that ran, and tell its span what it did, rule by rule."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import InputError, IrlabError, UsageError
+from .dump import dump_graph, timeline_for
 from .lift import lift
 from .measure import Measurements, calibration
 from .options import Output
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..passmgr import Context, Instrument, PassManager, PassRecord
     from ..statistics import Statistics
     from ..target import Backend
+    from ..viz.timeline import Timeline
 
 
 def compile_input(args: argparse.Namespace) -> int:
@@ -47,8 +49,9 @@ def compile_input(args: argparse.Namespace) -> int:
         args, [*(make_backend(t, {}).name for t in args.target), *(b.name for b in backends if b.name != "ir")]
     )
     measurements = Measurements(args, ctx, [b.name for b in backends])
-    manager = PassManager(passes, ctx, _instruments(args, measurements))
-    manager.timing = args.timing
+    timeline = timeline_for(args)
+    manager = PassManager(passes, ctx, [*_instruments(args, measurements), *([timeline] if timeline else [])])
+    manager.timing = args.timing or timeline is not None
     with ctx.clock.span("lift"):
         module = lift(args)
         require_model(args, module)
@@ -58,6 +61,9 @@ def compile_input(args: argparse.Namespace) -> int:
     except Exception:
         if args.reproducer and args.reproducer.exists():
             print(f"reproducer: irlab-opt {args.reproducer}", file=sys.stderr)
+        # How far the passes came is what somebody who asked for their timeline wants to see now.
+        if timeline is not None:
+            dump_graph(args, module, timeline, ctx)
         raise
     if args.check == "rewrites" and not args.quiet:
         print(f"check rewrites: {ctx.check_rewrite}", file=sys.stderr)
@@ -66,7 +72,7 @@ def compile_input(args: argparse.Namespace) -> int:
 
         return print_plan(module, backends)
     measurements.after_passes(module, records)
-    _look(args, module, manager, sizes)
+    _look(args, module, manager, sizes, timeline)
     emitted: list[Emitted] = []
     try:
         status = _emit_all(args, module, outputs, backends, ctx, emitted, measurements)
@@ -157,7 +163,9 @@ def _instruments(args: argparse.Namespace, measurements: Measurements) -> list[I
     return found
 
 
-def _look(args: argparse.Namespace, module: Module, manager: PassManager, sizes: Sizes) -> None:
+def _look(
+    args: argparse.Namespace, module: Module, manager: PassManager, sizes: Sizes, timeline: Timeline | None
+) -> None:
     from .. import describe
 
     if args.stats:
@@ -167,9 +175,7 @@ def _look(args: argparse.Namespace, module: Module, manager: PassManager, sizes:
     if args.why_not:
         print(describe.why_not(module, args.why_not, manager.passes))
     if args.dump_graph:
-        from ..viz import dump
-
-        dump(module, args.dump_graph, full=args.dump_full)
+        dump_graph(args, module, timeline, manager.ctx)
 
 
 def _emit_all(

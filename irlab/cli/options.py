@@ -129,7 +129,14 @@ def _add_looking(group: argparse._ActionsContainer) -> None:
         "--dump-graph",
         type=Path,
         metavar="FILE",
-        help="draw the result: .svg (with graphviz), .dot, .json for Model Explorer, .onnx for Netron",
+        help="draw the result: .html (what each pass did), .svg (with graphviz), .dot, .json for Model Explorer, "
+        ".onnx for Netron",
+    )
+    group.add_argument(
+        "--dump-weights",
+        choices=("off", "sample", "full"),
+        default="sample",
+        help="how much of each weight an .html dump reads for its statistics",
     )
     group.add_argument("--dump-full", action="store_true", help="draw every layer, not one of several equal ones")
     group.add_argument(

@@ -6,7 +6,7 @@ the IR, because the verifier shows broken graphs: a value of unknown origin is `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -51,6 +51,21 @@ def print_module(module: Module, directory: Path | None = None) -> str:
 def print_graph(graph: Graph) -> str:
     """A graph alone, without the weight table."""
     return "\n".join([*_GraphPrinter(graph, "", {}).lines("graph"), ""])
+
+
+def op_texts(graph: Graph, ops: Iterable[Op], names: Mapping[Value, str]) -> dict[Op, str]:
+    """The line of each of `ops` (with its regions, if any) without columns and location. `names` are used for values
+    instead of the numbers that a whole text would give them."""
+    printer = _GraphPrinter(graph, "", {})
+    for value, name in names.items():
+        printer.names[value] = name
+    found: dict[Op, str] = {}
+    for op in ops:
+        rows = _Rows()
+        printer.write(op, rows)
+        rows.locs = [""] * len(rows.locs)
+        found[op] = "\n".join(rows.lines("")).rstrip()
+    return found
 
 
 def excerpt(graph: Graph, op: Op, around: int = 5) -> str:

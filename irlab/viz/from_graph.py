@@ -88,7 +88,7 @@ class _Camera:
             family=family_of(type(op)).name,
             label=_label(op),
             group=group,
-            attributes=_attributes(op),
+            attributes=attribute_texts(op),
             types=tuple([self._type(result.type) for result in op.results]),
             path=loc.path if loc else "",
             source=loc.source if loc else "",
@@ -134,7 +134,8 @@ def _label(op: Op) -> str:
     return f"{op.opname} {op.attributes['target']}" if op.opname == "call" else op.opname
 
 
-def _attributes(op: Op) -> dict[str, str]:
+def attribute_texts(op: Op) -> dict[str, str]:
+    """The attributes of an op that differ from their defaults, as IR text has them."""
     if isinstance(op, Return):
         return {"names": ", ".join(op.names)}
     if isinstance(op, Weight):

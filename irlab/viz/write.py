@@ -6,15 +6,20 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import InputError
 from ..ir import Module
 from ..outputs import require_writable, whole_output
+from ..passmgr import Progress
 from .collapse import fit, inline_constants
 from .fold import fold
 from .from_graph import picture_of
 from .picture import Picture
+
+if TYPE_CHECKING:
+    from .timeline import Timeline
+    from .weight_statistics import Extent
 
 MAX_NODES: Final = 1_000
 """What graphviz lays out in some seconds. A larger picture is drawn with modules collapsed."""
@@ -23,11 +28,17 @@ MAX_NODES: Final = 1_000
 @dataclass(frozen=True)
 class Request:
     """What to dump: `full` draws every layer, where a format folds at all; `figures` are known numbers by name, each by
-    module path or node id (the error that a pass made in each layer)."""
+    module path or node id (the error that a pass made in each layer).
+
+    For the formats that show it, `timeline` is how the module came about, and `weights` how much of each weight to read
+    for its statistics: "off", "sample" or "full"."""
 
     module: Module
     full: bool = False
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    timeline: Timeline | None = None
+    weights: Extent = "sample"
+    progress: Progress = field(default_factory=Progress)
 
 
 Writer = Callable[[Request], Mapping[str, bytes]]
@@ -40,6 +51,9 @@ def dump(
     *,
     full: bool = False,
     figures: Mapping[str, Mapping[str, float]] | None = None,
+    timeline: Timeline | None = None,
+    weights: Extent = "sample",
+    progress: Progress | None = None,
 ) -> None:
     """Dump `module` into `out`, in the format that its suffix names (see `WRITERS` and `Request`).
 
@@ -48,7 +62,7 @@ def dump(
     """
     out = Path(out)
     require_format(out)
-    contents = WRITERS[out.suffix](Request(module, full, figures or {}))
+    contents = WRITERS[out.suffix](Request(module, full, figures or {}, timeline, weights, progress or Progress()))
     places = {out.with_suffix(suffix): content for suffix, content in contents.items()}
     for place in places:
         require_writable(place, directory=False, force=True)
@@ -118,11 +132,21 @@ def _onnx(request: Request) -> dict[str, bytes]:
     return {".onnx": onnx_model(request.module).SerializeToString()}
 
 
-WRITERS: Final[dict[str, Writer]] = {".dot": _dot, ".svg": _svg, ".json": _json, ".onnx": _onnx}
+def _html(request: Request) -> dict[str, bytes]:
+    from .html import page
+    from .timeline import Timeline
+
+    timeline = request.timeline or Timeline()
+    timeline.begin(request.module)
+    return {".html": page(timeline, request.weights, request.progress).encode()}
+
+
+WRITERS: Final[dict[str, Writer]] = {".dot": _dot, ".svg": _svg, ".json": _json, ".onnx": _onnx, ".html": _html}
 """By suffix, what makes the content of a dump."""
 
 _PACKAGES: Final[dict[str, dict[str, str]]] = {
     ".dot": {"pydot": "irlab[viz]"},
     ".svg": {"pydot": "irlab[viz]"},
+    ".html": {"pygraphviz": "irlab[viz]"},
 }
 """What a format is written with, and what brings it."""
