@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from html import escape
 from typing import Any, Final
@@ -18,6 +19,8 @@ GROUND: Final = ("#ffffff", "#f6f7f9")
 """The grounds of nested frames, in turn."""
 MAX_ATTRIBUTES: Final = 4
 MAX_TEXT: Final = 48
+MAX_DEGREE: Final = 8
+"""More edges than this at one end are told and not drawn."""
 
 
 def draw(picture: Picture) -> Any:
@@ -31,8 +34,10 @@ class _Drawing:
 
         self.pydot, self.picture = pydot, picture
         self.names = {name: f"n{number}" for number, name in enumerate(picture.nodes)}
+        self.clusters: dict[str, Any] = {}
         self.frames = {name: f"g{number}" for number, name in enumerate(picture.groups)}
         self.weights = _weights_of_one_user(picture)
+        self.far = _far_edges(picture)
         self.hidden = {weight.id for weights in self.weights.values() for weight in weights}
 
     def draw(self) -> Any:
@@ -56,9 +61,11 @@ class _Drawing:
             fontname=_quote(FONT), fontcolor=_quote(FAINT), fontsize="9", color=_quote("#8a919c"), arrowsize="0.6"
         )
         self._fill(drawing, ROOT, ROOT, 0)
+        for number, (edge, near) in enumerate(self.far.items()):
+            self._add_reference(drawing, f"r{number}", edge, near)
         labelled: set[tuple[str, int]] = set()
         for edge in sorted(self.picture.edges, key=lambda edge: edge.carried):
-            if edge.source not in self.hidden:
+            if edge.source not in self.hidden and edge not in self.far:
                 # One label for a value that several ops read.
                 value = (edge.source, edge.output)
                 drawing.add_edge(self._edge(edge, "" if value in labelled else edge.type))
@@ -77,6 +84,7 @@ class _Drawing:
             else:
                 cluster = self._cluster(child, drawn, depth)
                 self._fill(cluster, child.id, child.id, depth + 1)
+                self.clusters[child.id] = cluster
                 into.add_subgraph(cluster)
 
     def _is_trivial(self, group: Group) -> bool:
@@ -143,6 +151,26 @@ class _Drawing:
         source, target = self.names[edge.source], self.names[edge.target]
         return self.pydot.Edge(source, target, label=_quote(f" {label}" if label else ""), **carried)
 
+    def _add_reference(self, drawing: Any, name: str, edge: Edge, near: str) -> None:
+        """A small sign beside the node `near` that names the other end of a far edge, in the frame of that node."""
+        if edge.source in self.hidden:
+            return
+        other = self.picture.nodes[edge.target if near == edge.source else edge.source]
+        sign = self.pydot.Node(
+            name,
+            label=f"<{_small(_cut(other.weight.name if other.weight else other.label))}>",
+            shape="plain",
+            style=_quote(""),
+        )
+        (self.clusters.get(self._frame(near)) or drawing).add_node(sign)
+        ends = (self.names[near], name) if near == edge.source else (name, self.names[near])
+        drawing.add_edge(self.pydot.Edge(*ends, style="dotted"))
+
+    def _frame(self, node: str) -> str:
+        """The innermost group around a node that has a frame."""
+        group = self.picture.nodes[node].group
+        return next((name for name in self.picture.around(group) if name in self.clusters), ROOT)
+
     def _legend(self) -> Any:
         used = {node.family for node in self.picture.nodes.values()}
         rows = [_legend_row(family) for family in FAMILIES.values() if family.name in used]
@@ -164,6 +192,21 @@ def _weights_of_one_user(picture: Picture) -> dict[str, list[Node]]:
         if node.weight is not None and len(users.get(node.id, ())) == 1:
             found.setdefault(next(iter(users[node.id])), []).append(node)
     return found
+
+
+def _far_edges(picture: Picture) -> dict[Edge, str]:
+    """The edges of values that many ops read (a mask), and those into ops that read many values (the return), each with
+    the end beside which it is told instead of drawn: graphviz takes minutes over edges that run past whole layers.
+    The first of those that leave a node, and the last of those that enter one, are drawn: they give it its place."""
+    into, out_of = {edge.target: edge for edge in picture.edges}, {edge.source: edge for edge in picture.edges[::-1]}
+    reads, read = Counter(edge.target for edge in picture.edges), Counter(edge.source for edge in picture.edges)
+    far: dict[Edge, str] = {}
+    for edge in picture.edges:
+        if reads[edge.target] > MAX_DEGREE and edge is not into[edge.target]:
+            far[edge] = edge.source
+        elif read[edge.source] > MAX_DEGREE and edge is not out_of[edge.source]:
+            far[edge] = edge.target
+    return far
 
 
 def _weight_title(node: Node, around: str) -> str:

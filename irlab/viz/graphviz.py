@@ -9,7 +9,7 @@ from typing import Final
 from ..errors import InputError
 
 MAX_SECONDS: Final = 60.0
-MAX_FULL_NODES: Final = 2_500
+MAX_FULL_NODES: Final = 5_000
 """More than this is refused at once: it would only run into the time limit."""
 PROGRAM: Final = "dot"
 

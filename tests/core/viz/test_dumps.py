@@ -59,9 +59,19 @@ def test_graphviz_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @needs_graphviz
+def test_values_that_every_layer_reads_are_told_beside_them(tmp_path: Path) -> None:
+    # Drawn, the edges of the mask past 60 layers would take graphviz a minute and more.
+    dump(layered(range(60), cached=True), tmp_path / "g.dot", full=True)
+    text = (tmp_path / "g.dot").read_text()
+    lay_out(text, max_seconds=30)
+    assert text.count(">prim.ne</font>") == 59
+    assert text.count(">return</font>") == 120
+
+
+@needs_graphviz
 def test_too_large_a_picture_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more than graphviz can lay out") as caught:
-        dump(layered(range(200)), tmp_path / "g.svg", full=True)
+        dump(layered(range(360)), tmp_path / "g.svg", full=True)
     assert "--dump-full" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
