@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from irlab.backends.gguf.ggml import GGMLType, ggml_type, quantize
-from irlab.encodings import Codes, Encoding, GGMLEncoding, IntegerEncoding
+from irlab.encodings import Codes, Encoding, FloatEncoding, GGMLEncoding, IntegerEncoding, TableEncoding
 from irlab.encodings.base import AnyArray
+from irlab.encodings.ggml.encoding import BlockEncoding
 from irlab.types import f16
 from irlab.weights import Encode
-
-BLOCK: Final = 32
-"""Numbers in a block of Q4_0, Q5_0 and Q8_0."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +34,45 @@ class Exact:
     repack: Callable[[Codes], AnyArray]
 
 
+@dataclass(frozen=True)
+class _Same:
+    """A kind of encoding whose codes are those of a GGML type, block by block."""
+
+    type_name: str
+    matches: Callable[[Encoding], bool]
+    scale: str
+    """The field of the type that holds the scales."""
+
+
+def _integers(bits: int) -> Callable[[Encoding], bool]:
+    return lambda e: isinstance(e, IntegerEncoding) and e.symmetric and e.bits == bits and e.scale is f16
+
+
+_SAME: Final = (
+    _Same("q4_0", _integers(4), "d"),
+    _Same("q5_0", _integers(5), "d"),
+    _Same("q8_0", _integers(8), "d"),
+    _Same("iq4_nl", lambda e: isinstance(e, TableEncoding) and e.table == "iq4_nl" and e.scale is f16, "d"),
+    _Same("mxfp4", lambda e: isinstance(e, FloatEncoding) and e.element == "e2m1" and e.scale == "e8m0", "scales"),
+)
+"""All of blocks of 32. NVFP4 is not among them: a block has no place for the scale of the tensor."""
+
+
 def exact(encoding: Encoding, columns: int) -> Exact | None:
     """How GGML holds the codes of `encoding` in rows of `columns` numbers; None if it does not."""
     if isinstance(encoding, GGMLEncoding):
         return Exact(ggml_type(encoding.type_name), lambda codes: codes["blocks"])
-    if isinstance(encoding, IntegerEncoding) and encoding.symmetric and encoding.scale is f16:
-        whole_blocks = (encoding.group if encoding.group > 0 else columns) % BLOCK == 0
-        name = {4: "q4_0", 5: "q5_0", 8: "q8_0"}.get(encoding.bits)
-        if name is not None and whole_blocks:
-            return Exact(ggml_type(name), lambda codes: _as_blocks(name, codes))
+    for same in _SAME:
+        if same.matches(encoding):
+            target = BlockEncoding(same.type_name)
+            group = getattr(encoding, "group", 0)
+            if (group if group > 0 else columns) % target.kind.size == 0:
+                return Exact(ggml_type(same.type_name), partial(_as_blocks, target, same.scale))
     return None
 
 
-def _as_blocks(name: str, codes: Codes) -> AnyArray:
-    """Integers under an f16 as blocks. A group of several blocks repeats its scale in each: numbers stay the same."""
-    from irlab.encodings.ggml.encoding import BlockEncoding
-
+def _as_blocks(target: BlockEncoding, field: str, codes: Codes) -> AnyArray:
+    """Codes under scales as blocks. A group of several blocks repeats its scale in each: numbers stay the same."""
     numbers, scales = codes["codes"], codes["scales"]
-    blocks = numbers.shape[1] // BLOCK
-    d = np.repeat(scales, blocks // scales.shape[1], axis=1)
-    return BlockEncoding(name).assemble(numbers, {"d": d})["blocks"]
+    blocks = numbers.shape[1] // target.kind.size
+    return target.assemble(numbers, {field: np.repeat(scales, blocks // scales.shape[1], axis=1)})["blocks"]

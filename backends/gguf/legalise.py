@@ -203,7 +203,7 @@ def tensor_types(decoder: Decoder, architecture: Architecture, options: GGUF, no
             if held is None:
                 raise LegalityError(
                     f"GGUF has no type for the codes of {name}, {encoding}",
-                    "use symmetric int4, int5 or int8 with f16 scales, or a GGML type (scheme=q4_k), or leave "
+                    "use symmetric int4, int5 or int8 with f16 scales, mxfp4 or a GGML type (scheme=q4_k), or leave "
                     "quantising to gguf{type=...}",
                 )
             fixed[name] = held.type
