@@ -19,7 +19,7 @@ from .grid import Extent, Grid
 from .integer import BITS, IntegerEncoding
 from .levels import LevelEncoding, extent_of
 from .minifloat import FloatEncoding
-from .schemes import SCHEMES, scheme_encoding
+from .schemes import SCHEMES, SchemeName, scheme_encoding
 from .stored_scales import TENSOR
 from .tables import TableEncoding
 
@@ -36,6 +36,7 @@ __all__ = [
     "Grid",
     "IntegerEncoding",
     "LevelEncoding",
+    "SchemeName",
     "TableEncoding",
     "extent_of",
     "ggml",

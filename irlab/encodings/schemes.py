@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from ..errors import InputError
 from ..types import DTYPES
@@ -14,6 +14,15 @@ from .ggml import BLOCK_TYPES, VECTOR_TYPES, ggml
 from .integer import BITS, IntegerEncoding
 from .minifloat import FloatEncoding
 from .tables import TableEncoding
+
+SchemeName: TypeAlias = Literal[
+    "int2", "int3", "int4", "int5", "int6", "int8", "nf4",
+    "codebook2", "codebook3", "codebook4", "codebook5", "codebook6",
+    "fp8", "fp8_e5m2", "mxfp4", "mxfp6", "mxfp8", "nvfp4",
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
+    "tq1_0", "tq2_0", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s",
+]  # fmt: skip
+"""The names of schemes, for options."""
 
 
 @dataclass(frozen=True)

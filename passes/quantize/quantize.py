@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Literal
 
 from irlab.analysis import Analysis, InputHessian, LayerStatistics
-from irlab.encodings import BITS, Encoding, IntegerEncoding
+from irlab.encodings import SCHEMES, Encoding, SchemeName, scheme_encoding
 from irlab.errors import InputError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
@@ -16,40 +16,49 @@ from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded
 from irlab.passmgr import Context
 from irlab.sweep import LayerPass
-from irlab.types import DTYPES
 from irlab.weights import WeightSymbol, static_shape, with_codes
-
-_BITS_OF: Final = {f"int{bits}": bits for bits in BITS}
 
 
 @dataclass(frozen=True)
 class Quantize(
     LayerPass, name="quantize", exactness="lossy", per_layer=("scheme", "group", "sym", "scale", "embeddings")
 ):
-    """Stores the matrices of linear layers as integers with a scale for each group of columns.
+    """Stores the matrices of linear layers in fewer bits: integers, small floats, tables, or the types of GGML.
 
         @w : bf16[512, 512] = file(...)       @w : q<int4, sym, group=32, scale=f16>[512, 512] = encode(file(...), ...)
         %y = nn.linear(%x, @w)            ->  %y = nn.linear(%x, @w)
+
+        scheme                         stored as                                     options          bits a weight
+        int2 int3 int4 int5 int6 int8  q<int4, sym, group=32, scale=f16>             group sym scale  4.5
+        nf4                            table<nf4, group=64, scale=f16>               group scale      4.25
+        codebook2 ... codebook6        codebook<4>: k-means of each row                               4 + 256 / columns
+        fp8 fp8_e5m2                   f<e4m3, group=0, scale=f32>                   group scale      8 + 32 / columns
+        mxfp4 mxfp6 mxfp8              f<e2m1, group=32, scale=e8m0>                                  4.25 6.25 8.25
+        nvfp4                          f<e2m1, group=16, scale=e4m3>                                  4.5
+        q4_0 ... q8_0, q2_k ... q6_k   ggml<q4_k>: GGML's types, by our own search                    4.5 (q4_k)
+        iq4_nl iq4_xs tq1_0 tq2_0      ggml<iq4_xs>                                                   4.25
+        iq1_s ... iq3_s                ggml<iq3_s>, encoded by ggml itself                            3.44
 
     `method`: how codes are found. rtn: the nearest, under scales that are searched, group by group, for the least
     weighted squared error; no value is computed until a backend asks for it. gptq: column by column, so that later
     columns make up for the errors of earlier ones on calibration data (Frantar et al. 2022); `damping` is added to the
     diagonal of the Hessian, relative to its mean, and `act-order` takes the columns with the largest inputs first.
 
-    `scheme`: int2, int3, int4, int5, int6, int8; none leaves matrices alone, those of some layers, say. `group`:
+    `scheme`: see above (irlab/encodings/schemes.py); none leaves matrices alone, those of some layers, say. `group`:
     columns to a scale; 0: one scale to a row, -1: one to a tensor. `sym=false` adds zero points. `scale`: how scales
-    are stored. `exclude`: names of weights to leave alone (`*` and `?` match).
+    are stored; i8 quantises them once more. What is left out is as in the table.
+    `exclude`: names of weights to leave alone (`*` and `?` match).
     `embeddings`: the scheme for embedding tables and heads tied to them; none leaves them alone.
     `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, or keep it as it is.
     """
 
     method: Literal["rtn", "gptq"] = "rtn"
-    scheme: Literal["int2", "int3", "int4", "int5", "int6", "int8", "none"] = "int4"
-    group: int = 32
-    sym: bool = True
-    scale: Literal["f16", "bf16", "f32"] = "f16"
+    scheme: Literal[SchemeName, "none"] = "int4"
+    group: int | None = None
+    sym: bool | None = None
+    scale: Literal["f16", "bf16", "f32", "i8"] | None = None
     exclude: tuple[str, ...] = ()
-    embeddings: Literal["none", "int2", "int3", "int4", "int5", "int6", "int8"] = "none"
+    embeddings: Literal["none", SchemeName] = "none"
     indivisible: Literal["refuse", "keep"] = "refuse"
     damping: float = 0.01
     act_order: bool = field(default=True, metadata={"text": "act-order"})
@@ -101,11 +110,16 @@ class Quantize(
                 counts["keep-indivisible"] += 1
         return chosen
 
-    def _encoding(self, role: Role) -> IntegerEncoding | None:
+    def _encoding(self, role: Role) -> Encoding | None:
         scheme = self.embeddings if role is Role.EMBEDDING else self.scheme
         if scheme == "none":
             return None
-        return IntegerEncoding(_BITS_OF[scheme], self.sym, self.group, DTYPES[self.scale])
+        options: dict[str, Any] = {"group": self.group, "sym": self.sym, "scale": self.scale}
+        # An option that the other of the two schemes has is meant for that one; one that neither has is refused.
+        other = self.scheme if role is Role.EMBEDDING else self.embeddings
+        elsewhere = SCHEMES[other].defaults if other != "none" else {}
+        able = SCHEMES[scheme].defaults
+        return scheme_encoding(scheme, **{k: v for k, v in options.items() if k in able or k not in elsewhere})
 
     def _fits(self, name: str, shape: tuple[int, ...], encoding: Encoding) -> bool:
         try:
@@ -113,6 +127,8 @@ class Quantize(
         except InputError as error:
             if self.indivisible == "keep":
                 return False
-            hint = f"choose a group that divides {shape[-1]}, or exclude={name}, or indivisible=keep"
+            able = self.scheme != "none" and "group" in SCHEMES[self.scheme].defaults
+            wish = f"choose a group that divides {shape[-1]}" if able else "choose a scheme of smaller blocks"
+            hint = f"{wish}, or exclude={name}, or indivisible=keep"
             raise InputError(f"quantize: weight '{name}': {error.message}", hint) from None
         return True

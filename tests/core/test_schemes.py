@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from irlab.encodings import SCHEMES, parse_encoding, scheme_encoding
+from irlab.encodings import SCHEMES, SchemeName, parse_encoding, scheme_encoding
 from irlab.encodings.ggml import VECTOR_TYPES
 from irlab.errors import InputError
+
+
+def test_options_know_every_scheme() -> None:
+    assert set(get_args(SchemeName)) == set(SCHEMES)
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEMES if name not in VECTOR_TYPES])
