@@ -388,6 +388,13 @@ class ShortIota(Rule):
 TYPES: Final = (KnownDim, ShortIota)
 
 
+RULES: Final[tuple[Rule, ...]] = (
+    *(rule() for rule in (*NOTHING, *PAIRS, *ALGEBRA, *TYPES)),
+    *(ConstantRight(cls) for cls in COMMUTATIVE),
+)
+"""One instance each, so that patterns are compiled once."""
+
+
 @dataclass(frozen=True)
 class Canonicalize(RulePass, name="canonicalize"):
     """Brings ops into one form: no ops that do nothing, no two reshapes in a row, constants on the right.
@@ -400,7 +407,4 @@ class Canonicalize(RulePass, name="canonicalize"):
     """
 
     def rules(self) -> Sequence[Rule]:
-        return [
-            *(rule() for rule in (*NOTHING, *PAIRS, *ALGEBRA, *TYPES)),
-            *(ConstantRight(cls) for cls in COMMUTATIVE),
-        ]
+        return RULES

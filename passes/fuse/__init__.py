@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from irlab.passes.fuse.attention import (
     FuseAttention,
@@ -20,6 +21,32 @@ from irlab.passes.fuse.norms import FuseLayerNorm, FuseRMSNorm
 from irlab.passes.fuse.rope import FuseInterleavedRope, FusePartialRope, FuseRope, FuseSplitRope
 from irlab.passmgr import RulePass
 from irlab.rewrite import Rule
+
+RULES: Final[tuple[Rule, ...]] = (
+    # Norms first: their casts would otherwise look like leftovers to every rule below.
+    FuseRMSNorm(),
+    FuseLayerNorm(),
+    # Linears before what is recognised around them.
+    FuseLinear(),
+    FuseBias(),
+    FuseGelu(),
+    FuseGeluTanh(),
+    FuseSilu(),
+    FuseEmbedding(),
+    FuseRope(),
+    FuseSplitRope(),
+    FuseInterleavedRope(),
+    FusePartialRope(),
+    FuseSoftmax(),
+    FuseAttention(),
+    FuseGroupedAttention(),
+    FuseCausalMask(),
+    FuseWindowMask(),
+    ShareKVHeads(),
+    # Last: it consumes the linears and the activation.
+    FuseGatedMLP(),
+)
+"""Tried in this order at each op. One instance each, so that patterns are compiled once."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +67,4 @@ class Fuse(RulePass, name="fuse", exactness="close", rtol=1e-4):
     """
 
     def rules(self) -> Sequence[Rule]:
-        return (
-            # Norms first: their casts would otherwise look like leftovers to every rule below.
-            FuseRMSNorm(),
-            FuseLayerNorm(),
-            # Linears before what is recognised around them.
-            FuseLinear(),
-            FuseBias(),
-            FuseGelu(),
-            FuseGeluTanh(),
-            FuseSilu(),
-            FuseEmbedding(),
-            FuseRope(),
-            FuseSplitRope(),
-            FuseInterleavedRope(),
-            FusePartialRope(),
-            FuseSoftmax(),
-            FuseAttention(),
-            FuseGroupedAttention(),
-            FuseCausalMask(),
-            FuseWindowMask(),
-            ShareKVHeads(),
-            # Last: it consumes the linears and the activation.
-            FuseGatedMLP(),
-        )
+        return RULES

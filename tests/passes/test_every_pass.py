@@ -16,8 +16,8 @@ from irlab.testing.strategies import decoders, runnable_modules
 OPTIONS: Final = {
     "cast": ("cast{dtype=bf16}", "cast{dtype=f32}"),
     "quantize": (
-        "quantize{group=0 indivisible=keep}",
-        "quantize{scheme=int8 group=16 embeddings=int8 indivisible=keep}",
+        "fuse,quantize{group=0}",
+        "fuse,quantize{scheme=int8 group=16 embeddings=int8 indivisible=keep}",
     ),
     "repeat": ("repeat{n=3}(canonicalize,cse)",),
     "strip-unused": ("strip-unused", "strip-unused{inputs=false}"),
