@@ -23,11 +23,13 @@ def timeline_for(args: argparse.Namespace) -> Timeline | None:
 def dump_graph(args: argparse.Namespace, module: Module, timeline: Timeline | None, ctx: Context) -> None:
     """Write the dump that was asked for."""
     from ..viz import dump
+    from ..viz.figures import layer_figures
 
     dump(
         module,
         args.dump_graph,
         full=args.dump_full,
+        figures=layer_figures(ctx.manager.records),
         timeline=timeline,
         weights=args.dump_weights,
         progress=ctx.progress,

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from ..errors import InputError
 from ..ir import Module
 from ..passmgr import Instrument, Pass, PassRecord
-from .write import WRITERS, dump, require_format
+from .write import dump, require_format
+
+PREFERRED: Final = (".html", ".svg", ".dot")
 
 
 class DumpEach(Instrument):
     """Writes `DIR/00-input.svg`, `DIR/01-fuse.svg` and so on; the passes inside a `repeat` are numbered as they run.
 
-    `format` is a suffix of `WRITERS` (the best of them if empty). Raises InputError where DIR holds something, unless
-    `force`: then earlier files of the same names are replaced.
+    `format` is a suffix of `WRITERS`; if empty, the first of `PREFERRED` that can be made here. Raises InputError where
+    DIR holds something, unless `force`: then earlier files of the same names are replaced.
     """
 
     def __init__(self, directory: Path, format: str = "", *, full: bool = False, force: bool = False) -> None:
         self.directory, self.full = directory, full
-        self.suffix = "." + format.removeprefix(".") if format else _best()
+        self.suffix = "." + format.removeprefix(".") if format else _best(directory)
         self._count = 0
         require_format(directory / f"00-input{self.suffix}")
         if directory.exists() and not directory.is_dir():
@@ -42,6 +45,12 @@ class DumpEach(Instrument):
         self._count += 1
 
 
-def _best() -> str:
-    """What shows most, and needs nothing installed."""
-    return next(suffix for suffix in (".html", ".dot") if suffix in WRITERS)
+def _best(directory: Path) -> str:
+    """Of the drawings that can be made here, the one that shows most."""
+    for suffix in PREFERRED:
+        try:
+            require_format(directory / f"x{suffix}")
+        except InputError:
+            continue
+        return suffix
+    return ".json"

@@ -38,14 +38,16 @@ def collection(picture: Picture) -> dict[str, Any]:
 
 
 def node_data(picture: Picture, figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Node data by figure name. `figures` gives each figure's values by node id or by group id; the value of a group
-    holds for the ops in it that have none of their own."""
+    """Node data by figure name. `figures` gives each figure's values by node id, weight name or group id; the value of
+    a group holds for the ops in it that have none of their own."""
     found = {}
     for name, values in figures.items():
         results = {}
         for node in picture.nodes.values():
-            key = node.id if node.id in values else next((g for g in picture.around(node.group) if g in values), None)
-            if key is not None and (key == node.id or not node.is_leaf):
+            own = (node.id, node.weight.name) if node.weight else (node.id,)
+            around = () if node.is_leaf else tuple(picture.around(node.group))
+            key = next((key for key in (*own, *around) if key in values), None)
+            if key is not None:
                 results[node.id] = {"value": values[key]}
         if results:
             found[name] = {picture.name: {"name": name, "results": results, "gradient": _HEAT}}

@@ -113,7 +113,7 @@ def test_model_explorer_reads_the_json(demo: Module, tmp_path: Path) -> None:
 
 
 def test_node_data_comes_beside_the_json(demo: Module, tmp_path: Path) -> None:
-    error = {"error": {"model.layers.1": 0.25, "model.layers.1.mlp.down_proj": 0.5}}
+    error = {"error": {"model.layers.1": 0.25, "model.layers.1.mlp.down_proj": 0.5, "model.norm.weight": 2.0}}
     dump(demo, tmp_path / "g.json", figures=error)
     assert {path.name for path in tmp_path.iterdir()} == {
         "g.json",
@@ -131,7 +131,7 @@ def test_node_data_comes_beside_the_json(demo: Module, tmp_path: Path) -> None:
     assert sum(found["parameters"].values()) == sum(s.type.size for s in demo.weights.values())
     assert found["bytes"]["@model.layers.2.mlp.up_proj.weight"] == 768 * 256 * 18 // 32
     by_op = {nodes[node]["label"]: value for node, value in found["error"].items()}
-    assert (by_op["nn.gated_mlp"], by_op["nn.attention"]) == (0.5, 0.25)
+    assert (by_op["nn.gated_mlp"], by_op["nn.attention"], by_op["@model.norm.weight"]) == (0.5, 0.25, 2.0)
 
 
 def test_regions_have_namespaces_of_their_own(tmp_path: Path) -> None:
