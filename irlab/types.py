@@ -68,16 +68,13 @@ def dtype(name: str | DType) -> DType:
 class TensorType:
     """An element and a shape. Made by `tensor`; compare with `is`."""
 
-    __slots__ = ("dtype", "element", "encoding", "shape")
+    __slots__ = ("dtype", "element", "encoding", "rank", "shape")
     element: DType | Encoding
     shape: Shape
+    rank: int
     dtype: DType
     """The numbers as seen by arithmetic: an encoded tensor's are those that decoding yields."""
     encoding: Encoding | None
-
-    @property
-    def rank(self) -> int:
-        return len(self.shape)
 
     @property
     def size(self) -> Size:
@@ -114,6 +111,7 @@ def tensor(element: DType | Encoding | str, shape: Shape) -> TensorType:
     if found is None:
         found = TensorType.__new__(TensorType)
         found.element, found.shape = element, shape = key
+        found.rank = len(shape)
         found.dtype = element if isinstance(element, DType) else element.decoded
         found.encoding = None if isinstance(element, DType) else element
         _interned[key] = found
