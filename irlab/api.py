@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .collector import paused
 from .errors import InputError, UsageError
 from .ir import Graph, Module
 from .options import format_value
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .target import Backend
 
 
+@paused()
 def load(
     source: object,
     *,

@@ -14,7 +14,6 @@ visited again; sweeps repeat until one changes nothing. Where several rules matc
 
 from __future__ import annotations
 
-import gc
 import inspect
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -24,6 +23,7 @@ from itertools import chain
 from time import perf_counter, thread_time
 from typing import Any, ClassVar, Final, TypeAlias
 
+from .collector import paused
 from .errors import IRError, IrlabError
 from .forms import Outline, outline
 from .ir import UNKNOWN_LOC, Graph, Loc, Op, Value
@@ -138,14 +138,10 @@ def rewrite(
     chosen = [rule() if isinstance(rule, type) else rule for rule in rules]
     result = Rewrites({rule.name: 0 for rule in chosen})
     driver = _Driver(chosen, on_event, check, limit, timing)
-    paused = pause_gc and gc.isenabled()
-    if paused:
-        gc.disable()
     try:
-        driver.settle(graph)
+        with paused(pause_gc):
+            driver.settle(graph)
     finally:
-        if paused:
-            gc.enable()
         driver.report(result)
     return result
 

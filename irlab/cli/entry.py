@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from ..collector import skip_at_exit
 from ..errors import IrlabError, UsageError
 from .answers import ANSWERS
 from .options import build_parser
@@ -15,6 +16,8 @@ from .replay import replayed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (see errors.py and the contract in the README)."""
+    if argv is None:  # the process is the command's own
+        skip_at_exit()
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     try:
