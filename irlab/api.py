@@ -166,7 +166,9 @@ def emit_with(
             measured = Parity(skipped="not asked for")
             if parity is not False:
                 with ctx.clock.span("parity"):
-                    measured = check_parity(backend, legal, temporary, seed=ctx.seed, insist=bool(parity))
+                    measured = check_parity(
+                        backend, legal, temporary, seed=ctx.seed, insist=bool(parity), device=ctx.device
+                    )
             if parity and measured.skipped:
                 raise UsageError(f"parity of {out} cannot be checked: {measured.skipped}")
             require_parity(measured, out)

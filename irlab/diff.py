@@ -76,7 +76,7 @@ def difference(before: torch.Tensor, after: torch.Tensor, where: str = "") -> Di
 
 
 def compare_graphs(
-    before: Graph | Module, after: Graph | Module, inputs: Mapping[str, Any], rtol: float = 0.0
+    before: Graph | Module, after: Graph | Module, inputs: Mapping[str, Any], rtol: float = 0.0, *, device: str = "cpu"
 ) -> Difference:
     """Run both on the same `inputs` and give the largest difference of the outputs that both have.
 
@@ -89,7 +89,7 @@ def compare_graphs(
     names = [name for name in graphs[0].outputs if name in graphs[1].outputs]
     if not names:
         raise CheckError("the two graphs share no output")
-    results = [evaluate(graph, _accepted(graph, inputs), outputs=names) for graph in graphs]
+    results = [evaluate(graph, _accepted(graph, inputs), outputs=names, device=device) for graph in graphs]
     worst = Difference()
     for name in names:
         found = difference(results[0][name], results[1][name], f"output '{name}'")
@@ -123,7 +123,7 @@ class PassDifference:
         return self.text
 
 
-def check_pass(before: Module, after: Module, step: Pass, *, seed: int = 0) -> PassDifference:
+def check_pass(before: Module, after: Module, step: Pass, *, seed: int = 0, device: str = "cpu") -> PassDifference:
     """Compare a module before and after `step` on small random inputs.
 
     Raises CheckError where a pass that is "exact" or "close" moved an output further than it promised; a "lossy" one is
@@ -142,8 +142,8 @@ def check_pass(before: Module, after: Module, step: Pass, *, seed: int = 0) -> P
     inputs = probe(free, small_sizes(before.graph), seed)
     try:
         if step.exactness == "lossy":
-            return _measure_loss(before, after, inputs)
-        found = compare_graphs(before, after, inputs, step.rtol)
+            return _measure_loss(before, after, inputs, device)
+        found = compare_graphs(before, after, inputs, step.rtol, device=device)
         return PassDifference({"max_abs_diff": found.largest}, str(found))
     except CheckError as error:
         error.message = f"after {step}: {error.message}"
@@ -151,7 +151,7 @@ def check_pass(before: Module, after: Module, step: Pass, *, seed: int = 0) -> P
         raise
 
 
-def _measure_loss(before: Module, after: Module, inputs: Mapping[str, Any]) -> PassDifference:
+def _measure_loss(before: Module, after: Module, inputs: Mapping[str, Any], device: str) -> PassDifference:
     import torch
 
     from .interp import evaluate
@@ -162,7 +162,7 @@ def _measure_loss(before: Module, after: Module, inputs: Mapping[str, Any]) -> P
         raise CheckError("the graphs before and after share no output of floats")
     name = "logits" if "logits" in names else names[0]
     a, b = (
-        torch.log_softmax(evaluate(m, _accepted(m.graph, inputs), outputs=[name])[name].double(), -1)
+        torch.log_softmax(evaluate(m, _accepted(m.graph, inputs), outputs=[name], device=device)[name].double(), -1)
         for m in (before, after)
     )
     kl = (a.exp() * (a - b)).sum(-1).mean().item()
@@ -184,8 +184,8 @@ def _changes(before: Graph, after: Graph) -> str:
 class RewriteChecker:
     """Checks each rewrite before it is made; the driver calls it. `checked` and `skipped` count what it saw."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int = 0, device: str = "cpu") -> None:
+        self.seed, self.device = seed, device
         self.checked = 0
         self.skipped: dict[str, int] = {}
 
@@ -193,7 +193,7 @@ class RewriteChecker:
         """Raise CheckError if the `new` values differ from the results of the matched roots."""
         old = [result for root in m.roots for result in root.results]
         try:
-            check_rewrite(rule.name, m.ops, old, new, seed=self.seed)
+            check_rewrite(rule.name, m.ops, old, new, seed=self.seed, device=self.device)
             self.checked += 1
         except _Unchecked as reason:
             self.skipped[str(reason)] = self.skipped.get(str(reason), 0) + 1
@@ -208,7 +208,13 @@ class _Unchecked(Exception):
 
 
 def check_rewrite(
-    rule: str, matched: Sequence[Op], old: Sequence[Value], new: Sequence[Value], *, seed: int = 0
+    rule: str,
+    matched: Sequence[Op],
+    old: Sequence[Value],
+    new: Sequence[Value],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Difference:
     """Run the ops that compute `old` and the expressions `new` over the same free values, and compare.
 
@@ -216,11 +222,11 @@ def check_rewrite(
     a rule may rely on what it saw there. Raises CheckError if they still differ.
     """
     try:
-        return _compare_pieces(rule, old, new, _cut(matched, new, 0), seed)
+        return _compare_pieces(rule, old, new, _cut(matched, new, 0), seed, device)
     except CheckError as narrow:
         wider = _cut(matched, new, _WIDER)
         try:
-            return _compare_pieces(rule, old, new, wider, seed)
+            return _compare_pieces(rule, old, new, wider, seed, device)
         except CheckError as error:
             error.details = narrow.details  # what the rule saw and made, without what was taken along
             raise
@@ -274,11 +280,11 @@ def _cut_replacement(new: Sequence[Value], inside: set[Op], edge: dict[Value, No
 
 
 def _compare_pieces(
-    rule: str, old: Sequence[Value], new: Sequence[Value], cut: Mapping[Value, str], seed: int
+    rule: str, old: Sequence[Value], new: Sequence[Value], cut: Mapping[Value, str], seed: int, device: str
 ) -> Difference:
     before, after = (extract({str(i): v for i, v in enumerate(values)}, cut) for values in (old, new))
     try:
-        return _compare_extracted(f"{rule} at {_place(old)}", before, after, seed)
+        return _compare_extracted(f"{rule} at {_place(old)}", before, after, seed, device)
     except CheckError as error:
         error.details = (
             f"// ---- what {rule} matched\n{print_graph(before)}// ---- its replacement\n{print_graph(after)}"
@@ -292,11 +298,11 @@ def _place(values: Sequence[Value]) -> str:
     return f"{op.opname} in {op.loc.path}" if op.loc is not None and op.loc.path else op.opname
 
 
-def _compare_extracted(place: str, before: Graph, after: Graph, seed: int) -> Difference:
+def _compare_extracted(place: str, before: Graph, after: Graph, seed: int, device: str) -> Difference:
     weights = _piece_weights(before, after, seed)
     worst = Difference()
     for positive in (False, True):
-        results = _run_both(before, after, weights, seed, positive)
+        results = _run_both(before, after, weights, seed, positive, device)
         for name, value in before.outputs.items():
             found = difference(results[0][name], results[1][name], f"result {name} of {place}")
             _require_within(found, value.type.dtype, 0.0)
@@ -308,13 +314,14 @@ def _compare_extracted(place: str, before: Graph, after: Graph, seed: int) -> Di
 
 
 def _run_both(
-    before: Graph, after: Graph, weights: Mapping[str, torch.Tensor], seed: int, positive: bool
+    before: Graph, after: Graph, weights: Mapping[str, torch.Tensor], seed: int, positive: bool, device: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Both pieces on the same tensors, at the smallest sizes that the first one accepts."""
     from .interp import Program
     from .probe import probe, small_sizes
 
-    first, second = Program(before, weights=weights), Program(after, weights=weights, checked=True)
+    first = Program(before, weights=weights, device=device)
+    second = Program(after, weights=weights, device=device, checked=True)
     reason = ""
     for scale in (1, 3, 20):
         try:

@@ -63,8 +63,8 @@ class PrintIR(Instrument):
 class CheckEach(Instrument):
     """Compares the whole graph before and after each pass on small random inputs (`--check=passes`)."""
 
-    def __init__(self, seed: int, note: Callable[[str], None]) -> None:
-        self.seed, self.note = seed, note
+    def __init__(self, seed: int, note: Callable[[str], None], device: str = "cpu") -> None:
+        self.seed, self.note, self.device = seed, note, device
         self._before: list[Module] = []
 
     def before_pass(self, step: Pass, module: Module) -> None:
@@ -73,7 +73,7 @@ class CheckEach(Instrument):
     def after_pass(self, step: Pass, module: Module, record: PassRecord) -> None:
         from .diff import check_pass
 
-        result = check_pass(self._before.pop(), module, step, seed=self.seed)
+        result = check_pass(self._before.pop(), module, step, seed=self.seed, device=self.device)
         record.metrics.update(result.metrics)
         self.note(f"check {step}: {result}")
 

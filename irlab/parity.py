@@ -62,14 +62,19 @@ class Parity:
         )
 
 
-def check_parity(backend: Backend, module: Module, out: Path, *, seed: int = 0, insist: bool = False) -> Parity:
-    """Run `out`, which `backend` wrote from the legalised `module`. `insist`: however large the model is."""
+def check_parity(
+    backend: Backend, module: Module, out: Path, *, seed: int = 0, insist: bool = False, device: str = "cpu"
+) -> Parity:
+    """Run `out`, which `backend` wrote from the legalised `module`; the interpreter runs on `device`.
+
+    `insist`: however large the model is.
+    """
     runtime = backend.runtime_for(module)
     reason = _reason_to_skip(runtime, module, insist)
     if runtime is None or reason:
         return Parity(skipped=reason)
     prompts = prompt_tokens(module, seed)
-    result = _compare(runtime, module, out, prompts)
+    result = _compare(runtime, module, out, prompts, device)
     tolerance = backend.float_tolerance(module)
     if tolerance is not None:
         tolerance *= max(1.0, result.details["largest_logit"] / TYPICAL_LOGIT)
@@ -126,7 +131,7 @@ def load_tokenizer(module: Module) -> Any:
     return Tokenizer.from_file(str(file))
 
 
-def _compare(runtime: Runtime, module: Module, out: Path, prompts: Sequence[Sequence[int]]) -> Parity:
+def _compare(runtime: Runtime, module: Module, out: Path, prompts: Sequence[Sequence[int]], device: str) -> Parity:
     import numpy as np
 
     from .decoder import greedy, logits
@@ -137,7 +142,7 @@ def _compare(runtime: Runtime, module: Module, out: Path, prompts: Sequence[Sequ
     wrong, largest_logit = 0, 0.0
     theirs = runtime.logits(out, prompts)
     for prompt, measured in zip(prompts, theirs):
-        expected = logits(module, prompt).astype(np.float64)
+        expected = logits(module, prompt, device=device).astype(np.float64)
         measured = measured.astype(np.float64)[:, : expected.shape[1]]
         largest = float(np.abs(expected - measured).max())
         largest_logit = max(largest_logit, float(np.abs(expected).max()))
@@ -147,7 +152,7 @@ def _compare(runtime: Runtime, module: Module, out: Path, prompts: Sequence[Sequ
         agree.extend(same.tolist())
         wrong += int((~same & (lead(expected) > 2 * largest)).sum())
     result.kl, result.argmax_agreement = float(np.mean(divergences)), float(np.mean(agree))
-    ours = greedy(module, prompts[0], GREEDY_TOKENS)
+    ours = greedy(module, prompts[0], GREEDY_TOKENS, device=device)
     chosen = runtime.greedy(out, prompts[0], GREEDY_TOKENS)
     # A runtime may stop at an end-of-text token; what it chose up to there counts.
     result.greedy_equal = chosen == ours[: len(chosen)] and bool(chosen)
@@ -159,19 +164,21 @@ def _compare(runtime: Runtime, module: Module, out: Path, prompts: Sequence[Sequ
         "greedy_expected": ours,
     }
     if not result.greedy_equal:
-        result.details["tie"] = _is_tie(module, prompts[0], ours, chosen, result.max_abs_logit_diff)
+        result.details["tie"] = _is_tie(module, prompts[0], ours, chosen, result.max_abs_logit_diff, device)
     tokenizer = load_tokenizer(module)
     if tokenizer is not None:
         result.continuation = tokenizer.decode([*prompts[0], *chosen])
     return result
 
 
-def _is_tie(module: Module, prompt: Sequence[int], ours: list[int], chosen: list[int], difference: float) -> bool:
+def _is_tie(
+    module: Module, prompt: Sequence[int], ours: list[int], chosen: list[int], difference: float, device: str
+) -> bool:
     """Whether the first token that differs is one on which the interpreter itself hardly has a preference."""
     from .decoder import logits
 
     at = next((i for i, (a, b) in enumerate(zip(ours, chosen)) if a != b), len(chosen))
-    last = logits(module, [*prompt, *ours[:at]])[-1:]
+    last = logits(module, [*prompt, *ours[:at]], device=device)[-1:]
     return bool(lead(last)[0] <= 2 * difference)
 
 

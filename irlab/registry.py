@@ -1,7 +1,7 @@
 """Plug-ins by name: passes, frontends and backends, found through entry points and loaded when first needed.
 
 The door that a third party's package uses is the door that irlab's own plug-ins use. `load_file` (`--load`) adds what
-one Python file declares.
+one Python file declares; a class declared in the running process is found too, behind those.
 """
 
 from __future__ import annotations
@@ -42,13 +42,33 @@ def lookup(group: str, name: str) -> Any:
 
         return Repeat
     point = _found(group).get(name)
+    declared = {} if point is not None else _declared(group)
+    if name in declared:
+        return declared[name]
     kind = {"passes": "pass", "frontends": "frontend", "backends": "backend"}[group]
     if point is None:
-        raise UsageError(f"unknown {kind} '{name}'", did_you_mean(name, names(group)))
+        raise UsageError(f"unknown {kind} '{name}'", did_you_mean(name, {*names(group), *declared}))
     try:
         return point.load()
     except ImportError as error:
         raise InputError(f"{kind} '{name}' of {point.value} cannot be loaded: {error}") from error
+
+
+def _declared(group: str) -> dict[str, Any]:
+    """What this process has declared in Python, installed or not; of two with one name, the later."""
+    from .passmgr import Pass
+    from .target import Backend, Frontend
+
+    found: dict[str, Any] = {}
+    bases: dict[str, type] = {"passes": Pass, "frontends": Frontend, "backends": Backend}
+    stack = [bases[group]]
+    while stack:
+        subclasses: list[type] = stack.pop().__subclasses__()
+        for cls in subclasses:
+            stack.append(cls)
+            if name := vars(cls).get("name"):
+                found[name] = cls
+    return found
 
 
 def pass_class(name: str) -> type[Pass]:

@@ -6,7 +6,7 @@ declare.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from .errors import UsageError
@@ -39,11 +39,20 @@ def configure(text: str) -> list[Pass]:
 
 
 def _configure(step: Step) -> Pass:
+    body = tuple(_configure(inner) for inner in step.body)
+    try:
+        return _configured(step, body)
+    except UsageError as error:
+        error.message = f"pipeline:1:{step.column}: {error.message}"
+        raise
+
+
+def _configured(step: Step, body: tuple[Pass, ...]) -> Pass:
     instance = pass_class(step.name).configure(dict(step.options))
     if isinstance(instance, Repeat):
         if not step.body or instance.n < 1:
             raise UsageError("repeat needs a pipeline and at least one round", "write repeat{n=3}(canonicalize,cse)")
-        object.__setattr__(instance, "body", tuple(_configure(inner) for inner in step.body))
+        object.__setattr__(instance, "body", body)
     elif step.body:
         raise UsageError(f"{step.name} takes no pipeline in parentheses")
     if step.layers:
@@ -70,20 +79,33 @@ def schedule(passes: Sequence[Pass]) -> list[Scheduled]:
     """As `arrange`, with why each pass is there. Raises UsageError for an order that some pass forbids."""
     out: list[Scheduled] = []
     for step in passes:
-        for inner in flat([step]):
-            _require(inner, out)
-            have = _names(out)
+        within: set[str] = set()
+        for inner in _unrolled(step):
+            _require(inner, out, within)
+            have = _names(out) | within
             late = [(name, reason) for name, reason in inner.before.items() if name in have]
             for name, reason in late:
                 message = f"{inner.name} cannot run after {name}" + (f": {reason}" if reason else "")
-                raise UsageError(message, f"put {inner.name} before {name} in the pipeline")
+                together = name in within and isinstance(step, Repeat) and step.n > 1
+                place = "ahead of the repeat" if together else f"before {name} in the pipeline"
+                raise UsageError(message, f"put {inner.name} {place}")
+            within.add(inner.name)
         out.append(Scheduled(step))
     return out
 
 
-def _require(step: Pass, out: list[Scheduled]) -> None:
+def _unrolled(step: Pass) -> Iterator[Pass]:
+    """`step` and what runs inside of it, in order; two rounds of a repeat show what follows what."""
+    yield step
+    if isinstance(step, Repeat):
+        for _ in range(min(step.n, 2)):
+            for inner in step.body:
+                yield from _unrolled(inner)
+
+
+def _require(step: Pass, out: list[Scheduled], within: Set[str]) -> None:
     for needed, reason in step.requires.items():
-        if needed not in _names(out):
+        if needed not in _names(out) and needed not in within:
             made = schedule([pass_class(needed)()])
             out += [s for s in made[:-1] if s.step.name not in _names(out)]
             out.append(Scheduled(made[-1].step, step.name, reason))

@@ -40,6 +40,12 @@ class GGUF(Backend, name="gguf"):
     pre: str = ""
     split: Bytes | None = None
 
+    def __post_init__(self) -> None:
+        if self.type != "auto":
+            from irlab.backends.gguf.mixes import file_type
+
+            file_type(self.type)  # refused before any work
+
     def plan(self, module: Module) -> list[PlanRow]:
         from irlab.backends.gguf.plan import plan
 

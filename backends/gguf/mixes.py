@@ -16,7 +16,7 @@ from enum import Enum, auto
 import gguf
 
 from irlab.backends.gguf.ggml import GGMLType, ggml_type
-from irlab.errors import InputError
+from irlab.errors import InputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class TypePlan:
 
 
 def file_type(name: str) -> FileType:
-    """The file type called `name`, in any case. Raises InputError for one that does not exist."""
+    """The file type called `name`, in any case. Raises UsageError for one that does not exist."""
     key = _ALIASES.get(name.lower(), name.lower())
     if key not in _BASES:
-        raise InputError(f"unknown GGUF type '{name}'", "known: " + " ".join(_BASES))
+        raise UsageError(f"unknown GGUF type '{name}'", "known: " + " ".join(_BASES))
     number = gguf.LlamaFileType["ALL_F32" if key == "f32" else f"MOSTLY_{key.upper()}"]
     return FileType(key, ggml_type(_BASES[key]), int(number))
 

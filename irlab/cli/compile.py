@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..api import Emitted
     from ..cost import Sizes
     from ..ir import Module
-    from ..passmgr import Context, Instrument, PassManager, PassRecord
+    from ..passmgr import Context, Instrument, Pass, PassManager, PassRecord
     from ..statistics import Statistics
     from ..target import Backend
     from ..viz.timeline import Timeline
@@ -45,6 +45,7 @@ def compile_input(args: argparse.Namespace) -> int:
     _require_writable(args, outputs, backends)
     sizes = parse_sizes(args.sizes)
     passes = build_pipeline(args.passes)
+    _require_in_pipeline({*args.print_ir_before, *args.print_ir_after} - {"*"}, passes)
     ctx = _context(
         args, [*(make_backend(t, {}).name for t in args.target), *(b.name for b in backends if b.name != "ir")]
     )
@@ -67,14 +68,15 @@ def compile_input(args: argparse.Namespace) -> int:
         raise
     if args.check == "rewrites" and not args.quiet:
         print(f"check rewrites: {ctx.check_rewrite}", file=sys.stderr)
-    if args.plan:
-        from ..describe import print_plan
-
-        return print_plan(module, backends)
-    measurements.after_passes(module, records)
+    if not args.plan:
+        measurements.after_passes(module, records)
     _look(args, module, manager, sizes, timeline)
     emitted: list[Emitted] = []
     try:
+        if args.plan:
+            from ..describe import print_plan
+
+            return print_plan(module, backends)
         status = _emit_all(args, module, outputs, backends, ctx, emitted, measurements)
         if args.save_recipe:
             save_recipe(args, passes, backends, outputs, fingerprint)
@@ -108,6 +110,20 @@ def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backe
             require_writable(extra, directory=False, force=True)
 
 
+def _require_in_pipeline(names: Iterable[str], passes: Sequence[Pass]) -> None:
+    """Refuse to print IR around passes that do not run."""
+    from ..options import did_you_mean
+    from ..schedule import flat
+
+    running = {step.name for step in flat(passes)}
+    for name in names:
+        if name not in running:
+            raise UsageError(
+                f"the IR cannot be printed around '{name}': the pipeline has no such pass",
+                did_you_mean(name, running) if running else "name one with -p",
+            )
+
+
 def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
     from ..passmgr import Context
 
@@ -132,7 +148,7 @@ def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
     if args.check == "rewrites":
         from ..diff import RewriteChecker
 
-        ctx.check_rewrite = RewriteChecker(seed=args.seed)
+        ctx.check_rewrite = RewriteChecker(args.seed, args.device)
     return ctx
 
 
@@ -155,7 +171,7 @@ def _instruments(args: argparse.Namespace, measurements: Measurements) -> list[I
 
         found.append(DumpEach(args.dump_each, args.dump_format or "", full=args.dump_full, force=args.force))
     if args.check == "passes":
-        found.append(CheckEach(args.seed, lambda line: print(line, file=sys.stderr)))
+        found.append(CheckEach(args.seed, lambda line: print(line, file=sys.stderr), args.device))
     if measurements.instrument is not None and not args.plan:
         found.append(measurements.instrument)
     if args.verify_each:

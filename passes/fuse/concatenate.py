@@ -37,10 +37,12 @@ class FuseGateUp(Pass, name="fuse-gate-up", requires={"fuse": "it looks for nn.g
     def run(self, module: Module, ctx: Context) -> None:
         graph, hits = module.graph, 0
         for op in graph.find(nn.GatedMLP):
-            gate, up = nn.Linear(op.x, op.gate, op.gate_bias), nn.Linear(op.x, op.up, op.up_bias)
-            inner = prim.mul(nn.activate(gate.result, op.activation), up.result)
-            graph.replace(op, nn.linear(inner, op.down, op.down_bias), made_by="fuse-gate-up")
-            hits += join_linears(graph, [gate, up], "fuse-gate-up")
+            pieces = joined([nn.Linear(op.x, op.gate, op.gate_bias), nn.Linear(op.x, op.up, op.up_bias)])
+            if pieces:
+                gate, up = pieces
+                inner = prim.mul(nn.activate(gate, op.activation), up)
+                graph.replace(op, nn.linear(inner, op.down, op.down_bias), made_by="fuse-gate-up")
+                hits += 1
         ctx.note_rewrites({"fuse-gate-up": hits})
 
 
@@ -59,19 +61,24 @@ def _projection(value: Value) -> nn.Linear | None:
 
 def join_linears(graph: Graph, linears: list[nn.Linear], made_by: str) -> int:
     """Replace linears that read one value by one linear and a split; 1 if done, 0 if they do not fit together."""
+    pieces = joined(linears)
+    for op, piece in zip(linears, pieces):
+        graph.replace(op, piece, made_by=made_by)
+    return int(bool(pieces))
+
+
+def joined(linears: list[nn.Linear]) -> tuple[Value, ...]:
+    """The results of linears that read one value as pieces of one linear's, detached; () if they do not fit."""
     x = linears[0].x
     if len({id(op) for op in linears}) < len(linears) or any(op.x is not x for op in linears):
-        return 0
+        return ()
     weights = _joined([op.weight for op in linears])
     biases = [op.bias for op in linears]
     present = [b for b in biases if b is not None]
     bias = _joined(present) if present else None
     if weights is None or len(present) not in (0, len(linears)) or (present and bias is None):
-        return 0
-    pieces = prim.split(nn.linear(x, weights, bias), tuple(op.weight.type.shape[0] for op in linears), -1)
-    for op, piece in zip(linears, pieces):
-        graph.replace(op, piece, made_by=made_by)
-    return 1
+        return ()
+    return prim.split(nn.linear(x, weights, bias), tuple(op.weight.type.shape[0] for op in linears), -1)
 
 
 def _joined(values: list[Value]) -> Value | None:

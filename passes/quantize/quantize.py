@@ -13,7 +13,7 @@ from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
-from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded
+from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
 from irlab.passmgr import Context
 from irlab.sweep import LayerPass
 from irlab.weights import WeightSymbol, static_shape, with_codes
@@ -67,6 +67,7 @@ class Quantize(
         return (InputHessian,) if self.method == "gptq" else ()
 
     def prepare(self, module: Module, ctx: Context) -> None:
+        require_matches(self.exclude, module, self.name)
         counts: Counter[str] = Counter()
         chosen = self._chosen(module.graph, counts)
         if not chosen and not counts:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 from fnmatch import fnmatchcase
 
 from irlab.encodings import Encoding
-from irlab.ir import Graph
+from irlab.errors import InputError
+from irlab.ir import Graph, Module
 from irlab.ops import nn, prim
 from irlab.ops.nn import NNOp
 from irlab.weight_uses import WeightUses, graphs, replace_weights, weight_uses
@@ -46,6 +48,16 @@ def candidates(graph: Graph) -> list[Candidate]:
 def excluded(name: str, patterns: tuple[str, ...]) -> bool:
     """Whether a weight of this name matches one of `patterns` (`*`, `?`, `[...]`, as in file names)."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def require_matches(patterns: tuple[str, ...], module: Module, owner: str) -> None:
+    """Refuse a pattern of weights to leave alone that names no weight of `module`."""
+    names = list(module.weights)
+    for pattern in patterns:
+        if not any(excluded(name, (pattern,)) for name in names):
+            near = get_close_matches(pattern, names, 1, 0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"weights are called {', '.join(names[:2])} ..."
+            raise InputError(f"{owner}: exclude={pattern} matches no weight", hint)
 
 
 def encode_weights(graph: Graph, encodings: Mapping[str, Encoding]) -> None:

@@ -60,6 +60,11 @@ def test_existing_outputs_are_kept_without_force(tmp_path: Path) -> None:
         (["-", "-p", "quantize{gruop=32}"], 2, "did you mean 'group'"),
         (["-", "-p", "quantize{scheme=int9}"], 2, "int4"),
         (["-", "-p", "fuse,,cse"], 2, "pipeline:1:6"),
+        (["-", "-p", "fuse,repeat{n=2}(cse,quantise)"], 2, "pipeline:1:22: unknown pass 'quantise'"),
+        (["-", "-p", "fuse", "--print-ir-after=fues"], 2, "did you mean 'fuse'"),
+        (["-", "--print-ir-before=fuse"], 2, "the pipeline has no such pass"),
+        (["-", "-p", "fuse,quantize{group=4 exclude=v}"], 1, "exclude=v matches no weight"),
+        (["/nowhere/model", "--emit", "gguf{type=q9}", "-o", "x"], 2, "unknown GGUF type 'q9'"),
         (["-", "-p", "fuse,decompose,kv-cache"], 2, "kv-cache cannot run after decompose"),
         (["-", "--emit", "gguf"], 2, "needs a place to go"),
         (["-", "--emit", "ggfu", "-o", "x"], 2, "did you mean 'gguf'"),
@@ -73,6 +78,17 @@ def test_existing_outputs_are_kept_without_force(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_said_in_one_line(args: list[str], status: int, message: str) -> None:
     assert message in fails(status, *args, stdin=SMALL)
+
+
+def test_a_plan_is_looked_at_and_reported_like_any_run(tmp_path: Path) -> None:
+    look = ("--stats", "--why-not", "fuse-rms-norm", "--report", tmp_path / "r.json")
+    result = irlab_opt(
+        "-", "-p", "canonicalize", "--emit", "onnx{layout=plain}", "--plan", "-o", "x", *look, stdin=SMALL
+    )
+    assert result.returncode == 0, result.stderr
+    assert "plan for onnx" in result.stdout and "fuse-rms-norm" in result.stdout and "small" in result.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [each["name"] for each in report["passes"]] == ["canonicalize"] and report["bytes"] == {}
 
 
 def test_verbose_keeps_the_exit_status() -> None:

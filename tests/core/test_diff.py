@@ -12,6 +12,7 @@ import torch
 from irlab import Context, Match, Module, Pass, Rule, Value, nn, p, prim
 from irlab.diff import RewriteChecker, check_pass, compare_graphs, difference
 from irlab.errors import CheckError, InputError
+from irlab.interp import Program
 from irlab.ir import Graph, GraphBuilder
 from irlab.rewrite import rewrite
 from irlab.types import bf16, f32, i64
@@ -233,6 +234,21 @@ def test_a_pass_is_held_to_the_exactness_that_it_declares() -> None:
     assert 0 < found.metrics["kl"] < 0.01 and found.metrics["top1"] == 1.0
     assert "KL" in str(found)
     assert check_pass(before, scaled(-1.0), LossyRescale()).metrics["top1"] < 0.5
+
+
+def test_checks_compute_on_the_device_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+    initialise = Program.__init__
+
+    def recorded(self: Program, *args: Any, device: str = "cpu", **keywords: Any) -> None:
+        devices.append(device)
+        initialise(self, *args, **keywords)
+
+    monkeypatch.setattr(Program, "__init__", recorded)
+    for step in (Rescale(), LossyRescale()):
+        check_pass(scaled(1.0), scaled(1.0), step, device="cuda")
+    assert rewrite(norm().graph, [FuseNorm()], check=RewriteChecker(device="cuda")).total
+    assert len(devices) == 6 and set(devices) == {"cuda"}
 
 
 def test_a_model_too_large_to_run_is_refused() -> None:

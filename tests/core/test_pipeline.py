@@ -125,6 +125,27 @@ def test_reasons_are_told() -> None:
         build_pipeline("fuse,repeat(decompose),kv-cache")
 
 
+def test_order_holds_inside_of_a_repeat_too() -> None:
+    @dataclass(frozen=True)
+    class Young(Pass, name="young", before=("example",)):
+        """Must come before example."""
+
+        def run(self, module: Module, ctx: Context) -> None: ...
+
+    with pytest.raises(UsageError, match="young cannot run after example"):
+        build_pipeline("repeat{n=1}(example,young)")
+    with pytest.raises(UsageError, match=r"young cannot run after example.*ahead of the repeat"):
+        build_pipeline("repeat{n=2}(young,example)")  # it does in the second round
+    assert len(build_pipeline("young,repeat{n=2}(example)")) == 2
+    assert len(build_pipeline("repeat{n=1}(young,example)")) == 1
+
+
+def test_a_pass_declared_in_this_process_is_found_by_its_name() -> None:
+    assert build_pipeline("example{count=3}") == [Example(3)]
+    with pytest.raises(UsageError, match=r"pipeline:1:1: unknown pass 'exampel'.*did you mean 'example'"):
+        build_pipeline("exampel")
+
+
 def test_what_a_repeated_pass_requires_runs_once_before_it() -> None:
     assert [str(p) for p in build_pipeline("repeat(fuse-qkv,fuse-gate-up)")] == [
         "fuse",

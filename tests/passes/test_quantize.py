@@ -93,6 +93,11 @@ def test_patterns_exclude_by_name() -> None:
     assert [name for name, element in elements.items() if element.startswith("q<")] == [TABLE]
 
 
+def test_a_pattern_that_excludes_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"exclude=mpl\.\* matches no weight"):
+        quantized(language_model(), exclude=("*head*", "mpl.*"))
+
+
 def test_a_width_that_is_no_whole_groups_is_refused_by_name_or_kept() -> None:
     with pytest.raises(
         InputError, match=r"'mlp\.gate\.weight': rows of 50 numbers are not whole groups of 32.*indivis"

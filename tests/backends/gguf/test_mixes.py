@@ -8,7 +8,7 @@ import pytest
 
 from irlab.backends.gguf import ggml
 from irlab.backends.gguf.mixes import ModelShape, file_type, plan_types
-from irlab.errors import InputError
+from irlab.errors import InputError, UsageError
 
 FLOAT_TYPES = ["f16", "bf16", "f32"]
 BLOCK_TYPES = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
@@ -128,5 +128,5 @@ def test_an_encoded_weight_is_never_changed(tiny_llama):
 def test_aliases_and_unknown_names():
     assert file_type("Q4_K").name == "q4_k_m"
     assert file_type("q4_k_m").id == 15
-    with pytest.raises(InputError, match=r"unknown GGUF type 'q9_0'.*q4_k_m"):
+    with pytest.raises(UsageError, match=r"unknown GGUF type 'q9_0'.*q4_k_m"):
         file_type("q9_0")
