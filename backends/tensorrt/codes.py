@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from irlab.backends.tensorrt.library import ITensor, load
 from irlab.backends.tensorrt.numbers import trt_type
-from irlab.encodings import Codes, Encoding, IntegerEncoding, stored_scales
+from irlab.encodings import Codes, Encoding, IntegerEncoding
+from irlab.errors import LegalityError
 from irlab.types import DType
 from irlab.weights import WeightSymbol, numpy_dtype, static_shape
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from irlab.backends.tensorrt.emitter import Emitter
+    from irlab.encodings.grid import Points
 
 _BITS: Final = {"int4": 4, "int8": 8}
 
@@ -49,6 +51,8 @@ def emulated(encoding: Encoding) -> bool:
 def dequantized(e: Emitter, symbol: WeightSymbol, dtype: DType) -> ITensor:
     """The Dequantize layer over the codes of `symbol`, giving `dtype`; scales are stored in that dtype, as the builder
     asks for."""
+    import numpy as np
+
     encoding = symbol.type.encoding
     assert isinstance(encoding, IntegerEncoding)
     kind, shape = stored_type(encoding), static_shape(symbol.type)
@@ -62,11 +66,13 @@ def dequantized(e: Emitter, symbol: WeightSymbol, dtype: DType) -> ITensor:
     }
 
     def convert(codes: Codes) -> dict[str, np.ndarray]:
-        numbers = _without_zeros(codes, groups)
-        return {
-            "codes": nibbles(numbers) if half else numbers,
-            f"scales.{dtype}": stored_scales.load(codes).astype(wanted),
-        }
+        numbers, points = encoding.split({part: rows.reshape(-1, rows.shape[-1]) for part, rows in codes.items()})
+        signed = _signed(numbers, points).reshape(-1, *shape[1:])
+        with np.errstate(over="ignore"):
+            scales = points.scale.astype(wanted).reshape(-1, *shape[1:-1], groups)
+        if not np.isfinite(scales).all():
+            raise LegalityError(f"a scale of weight '{symbol.name}' is too large for {dtype}", "use precision=bf16")
+        return {"codes": nibbles(signed) if half else signed, f"scales.{dtype}": scales}
 
     arrays = e.constants.encoded(symbol, parts, convert)
     e.low_bit[symbol.name] = kind
@@ -82,15 +88,14 @@ def dequantized(e: Emitter, symbol: WeightSymbol, dtype: DType) -> ITensor:
     return layer.get_output(0)
 
 
-def _without_zeros(codes: Codes, groups: int) -> np.ndarray:
-    """Codes as signed numbers with the zero point taken off."""
+def _signed(numbers: np.ndarray, points: Points) -> np.ndarray:
+    """Codes [rows, columns] as signed numbers with the zero point of their group taken off."""
     import numpy as np
 
-    q = codes["codes"]
-    if "zeros" not in codes:
-        return q.astype(np.int8, copy=False)
-    grouped = q.reshape(*q.shape[:-1], groups, -1).astype(np.int16)
-    return (grouped - codes["zeros"][..., None].astype(np.int16)).astype(np.int8).reshape(q.shape)
+    if points.zero is None:
+        return numbers.astype(np.int8, copy=False)
+    grouped = numbers.reshape(*points.zero.shape, -1).astype(np.int16)
+    return (grouped - points.zero[..., None].astype(np.int16)).astype(np.int8).reshape(numbers.shape)
 
 
 def nibbles(codes: np.ndarray) -> np.ndarray:

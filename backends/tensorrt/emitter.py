@@ -63,6 +63,16 @@ class Emitter:
         self._names: set[str] = set()
         self._op: Op | None = None
 
+    def __enter__(self) -> Emitter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of every TensorRT object: the emitter is part of a cycle, which they must not be (see log.py)."""
+        self.network = None
+        self._scopes = []
+        self.buffers.clear()
+        self.buffers_written.clear()
+
     # Layers
 
     def add(self, kind: str, *arguments: Any) -> ILayer:

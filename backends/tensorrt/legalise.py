@@ -9,6 +9,7 @@ from irlab.backends.tensorrt.emitter import location
 from irlab.backends.tensorrt.lowerings import LOWERINGS
 from irlab.backends.tensorrt.lowerings.attention import fits
 from irlab.backends.tensorrt.numbers import NAMES
+from irlab.encodings import IntegerEncoding
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn, prim
@@ -33,7 +34,20 @@ def legalise(module: Module, precision: str, ctx: Context) -> Module:
         decompose(graph)
         graph.erase_dead()
         check(graph)
+    _note_rounded_scales(module)
     return module
+
+
+def _note_rounded_scales(module: Module) -> None:
+    """Say where scales lose digits: Dequantize takes them in the type that it gives."""
+    dtype = compute_dtype(module)
+    if dtype is f32:
+        return
+    encodings = {name: symbol.type.encoding for name, symbol in module.weights.items()}
+    finer = [n for n, e in encodings.items() if isinstance(e, IntegerEncoding) and e.scale is not dtype]
+    if finer:
+        note = f"the scales of {len(finer)} weights, such as {finer[0]}, are rounded to {dtype}"
+        module.metadata.setdefault("notes", []).append(note)
 
 
 def decompose(graph: Graph) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from irlab.backends.tensorrt.callbacks import Note, progress_monitor, silent, stream_writer
 from irlab.backends.tensorrt.constants import ConstantStore
 from irlab.backends.tensorrt.emitter import Emitter, input_type
 from irlab.backends.tensorrt.library import load
@@ -16,18 +17,10 @@ from irlab.backends.tensorrt.lowerings import LOWERINGS
 from irlab.backends.tensorrt.numbers import trt_type
 from irlab.backends.tensorrt.profiles import Limits, Profile, buffered_caches, profiles
 from irlab.errors import InputError, LegalityError
-from irlab.ir import Module, Value
+from irlab.ir import Graph, Module, Value
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-Note: TypeAlias = Callable[[str, int, int], None]
-"""Told how far a long task is: its name, steps done, steps in all."""
-
-
-def _silent(label: str, done: int, total: int) -> None:
-    pass
 
 
 @dataclass
@@ -54,7 +47,7 @@ class Network:
         self.constants.close()
 
 
-def lower(module: Module, limits: Limits, scratch: Path | None = None, jobs: int = 1, note: Note = _silent) -> Network:
+def lower(module: Module, limits: Limits, scratch: Path | None = None, jobs: int = 1, note: Note = silent) -> Network:
     """The network of a legalised `module`, for resolved `limits`; large weights go through files in `scratch`.
     Raises LegalityError, naming op and place, for what TensorRT refuses."""
     library = load()
@@ -64,16 +57,30 @@ def lower(module: Module, limits: Limits, scratch: Path | None = None, jobs: int
     definition.name = module.name or "module"
     numbers, total = count(1), len(module.weights)
     constants = ConstantStore(scratch, jobs, lambda: note("reading weights", min(next(numbers), total), total))
-    emitter = Emitter(definition, LOWERINGS, constants, log)
-    graph = module.graph
-    buffers = buffered_caches(graph)
-    found = profiles(graph, limits, bool(buffers))
+    buffers = buffered_caches(module.graph)
+    found = profiles(module.graph, limits, bool(buffers))
+    with Emitter(definition, LOWERINGS, constants, log) as emitter:
+        shapes = _add_inputs(module.graph, emitter, limits, found, buffers)
+        emitter.lower(module.graph)
+        _mark_outputs(module, emitter, {buffers[cache]: t for cache, t in emitter.buffers_written.items()})
+    handed_back = {cache.name or "": output for cache, output in buffers.items()}
+    return Network(
+        definition, builder, log, constants, emitter.weight_arrays, emitter.low_bit, found, shapes, handed_back
+    )
+
+
+def _add_inputs(
+    graph: Graph, emitter: Emitter, limits: Limits, found: list[Profile], buffers: dict[Value, str]
+) -> dict[str, list[tuple[tuple[int, ...], ...]]]:
+    """Add the graph's inputs; the three shapes of each dynamic one, for each profile."""
     shapes: dict[str, list[tuple[tuple[int, ...], ...]]] = {}
     for value in graph.inputs:
         shape = buffer_shape(value, limits) if value in buffers else value.type.shape
-        tensor = definition.add_input(value.name, trt_type(value.type.dtype), input_type(value.type.with_shape(shape)))
+        tensor = emitter.network.add_input(
+            value.name, trt_type(value.type.dtype), input_type(value.type.with_shape(shape))
+        )
         if tensor is None:
-            raise LegalityError(f"TensorRT refuses the input '{value.name}', {value.type}: {log.last}")
+            raise LegalityError(f"TensorRT refuses the input '{value.name}', {value.type}")
         if value in buffers:
             emitter.buffers[value] = tensor
         else:
@@ -81,12 +88,7 @@ def lower(module: Module, limits: Limits, scratch: Path | None = None, jobs: int
             emitter.sizes.offer(value)
         if any(d < 0 for d in tensor.shape):
             shapes[value.name or ""] = [profile.shapes(shape) for profile in found]
-    emitter.lower(graph)
-    _mark_outputs(module, emitter, {buffers[cache]: t for cache, t in emitter.buffers_written.items()})
-    handed_back = {cache.name or "": output for cache, output in buffers.items()}
-    return Network(
-        definition, builder, log, constants, emitter.weight_arrays, emitter.low_bit, found, shapes, handed_back
-    )
+    return shapes
 
 
 def _strongly_typed(library: Any) -> int:
@@ -113,13 +115,13 @@ def _mark_outputs(module: Module, e: Emitter, written: dict[str, Any]) -> None:
         e.network.mark_output(tensor)
 
 
-def build_to(network: Network, targets: Sequence[str], path: Path, note: Note = _silent) -> int:
+def build_to(network: Network, targets: Sequence[str], path: Path, note: Note = silent) -> int:
     """Build the engine for `targets` and write it to `path`; gives its size in bytes. Raises InputError with the
     builder's words, which name layers by the module path of the op, and OSError where the disk is full."""
     library = load()
     config = network.builder.create_builder_config()
     _aim(config, targets, library)
-    monitor = _monitor(library, note)  # it must live as long as the build
+    monitor = progress_monitor(note)  # it must live as long as the build
     config.progress_monitor = monitor
     for index, _ in enumerate(network.profiles):
         profile = network.builder.create_optimization_profile()
@@ -128,7 +130,7 @@ def build_to(network: Network, targets: Sequence[str], path: Path, note: Note = 
         if network.shapes and config.add_optimization_profile(profile) < 0:
             raise InputError(f"TensorRT refuses the profile '{network.profiles[index].name}': {network.log.last}")
     with path.open("wb") as file:
-        writer = _stream_writer(library, file)
+        writer = stream_writer(file)
         done = network.builder.build_serialized_network_to_stream(network.definition, config, writer)
         if writer.error is not None:
             raise writer.error
@@ -145,45 +147,3 @@ def _aim(config: Any, targets: Sequence[str], library: Any) -> None:
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
         config.set_compute_capability(getattr(library.ComputeCapability, target.upper()), index)
-
-
-def _stream_writer(library: Any, file: Any) -> Any:
-    class Writer(library.IStreamWriter):  # type: ignore[misc]
-        def __init__(self) -> None:
-            library.IStreamWriter.__init__(self)
-            self.bytes = 0
-            self.error: OSError | None = None
-
-        def write(self, data: Any) -> int:
-            try:
-                file.write(data)
-            except OSError as error:  # an exception must not cross TensorRT's own frames
-                self.error = error
-                return 0
-            self.bytes += len(data)
-            return len(data)
-
-    return Writer()
-
-
-def _monitor(library: Any, note: Note) -> Any:
-    """Tells of the builder's outermost phase."""
-
-    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            library.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            if parent is None:
-                self.steps[name] = steps
-
-        def step_complete(self, name: str, step: int) -> bool:
-            if name in self.steps:
-                note("building the engine", step + 1, self.steps[name])
-            return True
-
-        def phase_finish(self, name: str) -> None:
-            self.steps.pop(name, None)
-
-    return Monitor()

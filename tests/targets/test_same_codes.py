@@ -1,4 +1,5 @@
-"""One set of codes: what `quantize` made decodes to the same numbers in GGUF, by gguf-py, and in ONNX Runtime."""
+"""One set of codes: what `quantize` made decodes to the same numbers in GGUF, by gguf-py, in ONNX Runtime, and in the
+network that a TensorRT engine is built from."""
 
 from __future__ import annotations
 
@@ -56,6 +57,32 @@ def test_gguf_and_onnx_runtime_decode_the_same_numbers(scheme: str, profile: str
         from_onnx = through_onnx_runtime(module.weights[name], tmp_path / f"onnx{number}", profile)
         np.testing.assert_array_equal(from_gguf, from_onnx)
         np.testing.assert_array_equal(from_gguf, module.weights[name].recipe.read())
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+def test_the_network_of_tensorrt_decodes_the_same_numbers(scheme: str, tmp_path: Path) -> None:
+    from irlab.backends.tensorrt import library
+    from irlab.backends.tensorrt.evaluator import Evaluator
+    from irlab.backends.tensorrt.network import lower
+    from irlab.backends.tensorrt.profiles import Limits, Span
+
+    if library.missing():
+        pytest.skip(library.missing())
+    module = irlab.load(tiny_model(tmp_path / "model", "qwen3"))
+    module = irlab.run(module, f"fuse,quantize{{scheme={scheme} group=32}}")
+    irlab.emit(module, "gguf", tmp_path / "m.gguf", parity=False)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    for gguf_name, name in MATRICES.items():
+        symbol = module.weights[name]
+        b = GraphBuilder()
+        x = b.input("x", "f32", ("n", int(symbol.type.shape[1])))
+        b.output(y=nn.linear(x, b.weight(symbol)))
+        network = lower(b.module(), Limits(others={"n": Span(1, 8, 512)}).resolved(0))
+        assert network.low_bit == {name: scheme}
+        product = Evaluator(network).run({"x": np.eye(int(symbol.type.shape[1]), dtype=np.float32)})["y"]
+        network.close()
+        from_gguf = gguf.dequantize(tensors[gguf_name].data, tensors[gguf_name].tensor_type)
+        np.testing.assert_array_equal(from_gguf, product.T)
 
 
 def test_codes_survive_an_irlab_directory(tmp_path: Path) -> None:

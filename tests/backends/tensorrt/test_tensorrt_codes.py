@@ -1,4 +1,4 @@
-"""Encoded weights: the network holds the same codes and decodes the same numbers, the engine is as small as they are."""
+"""Encoded weights: the same codes in the network, the same numbers decoded, and an engine as small as they are."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from irlab.backends.tensorrt import codes
 from irlab.backends.tensorrt.description import describe
 from irlab.backends.tensorrt.evaluator import Evaluator
 from irlab.backends.tensorrt.network import build_to
-from irlab.encodings import IntegerEncoding
+from irlab.encodings import TENSOR, IntegerEncoding
 from irlab.ir import Module
 from irlab.ops import nn
-from irlab.types import bf16, f16, f32, tensor
+from irlab.types import bf16, f16, f32, i8, tensor
 from irlab.weights import Encode, Random, WeightSymbol
 
 ENCODINGS = {
@@ -27,6 +27,8 @@ ENCODINGS = {
     "int3": (IntegerEncoding(3, True, 32, f16), "int8"),
     "int8": (IntegerEncoding(8, True, 32, f32), "int8"),
     "int8 a row": (IntegerEncoding(8, True, 0, f32), "int8"),
+    "int4 with double scales": (IntegerEncoding(4, True, 32, i8), "int4"),
+    "int8 of a tensor": (IntegerEncoding(8, True, TENSOR, f32), "int8"),
     "int4 a row": (IntegerEncoding(4, True, 0, f32), "int4"),
 }
 
