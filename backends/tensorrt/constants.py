@@ -76,20 +76,22 @@ class ConstantStore:
     def encoded(
         self,
         symbol: WeightSymbol,
-        parts: dict[str, tuple[tuple[int, ...], Any]],
-        convert: Callable[[Codes], dict[str, np.ndarray]],
-    ) -> dict[str, np.ndarray]:
-        """Arrays made from the codes of a weight, by rows: `parts` gives each one's shape and dtype, `convert` makes
-        some rows of all of them."""
-        keys = {part: (part, symbol.name, shape, str(dtype)) for part, (shape, dtype) in parts.items()}
-        if not all(key in self.arrays for key in keys.values()):
-            made = {part: self.allocate(shape, dtype) for part, (shape, dtype) in parts.items()}
+        part: str,
+        shape: tuple[int, ...],
+        dtype: Any,
+        convert: Callable[[Codes], np.ndarray],
+    ) -> np.ndarray:
+        """An array made from the codes of a weight: `convert` makes some rows of it from those of the weight."""
+
+        def make() -> np.ndarray:
+            array = self.allocate(shape, dtype)
             for chunk in stream([symbol], lambda *span: convert(finite_codes(*span)), jobs=self.jobs):
-                for part, rows in chunk.value.items():
-                    made[part][chunk.start : chunk.stop] = rows
-            self.weight_read()
-            self.arrays.update({keys[part]: array for part, array in made.items()})
-        return {part: self.arrays[key] for part, key in keys.items()}
+                array[chunk.start : chunk.stop] = chunk.value
+            if part == "codes":
+                self.weight_read()
+            return array
+
+        return self.once((part, symbol.name, str(symbol.type)), make)
 
     def once(self, key: object, make: Callable[[], np.ndarray]) -> np.ndarray:
         """The array known by `key`, made when first asked for."""

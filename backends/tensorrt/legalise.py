@@ -9,7 +9,6 @@ from irlab.backends.tensorrt.emitter import location
 from irlab.backends.tensorrt.lowerings import LOWERINGS
 from irlab.backends.tensorrt.lowerings.attention import fits
 from irlab.backends.tensorrt.numbers import NAMES
-from irlab.encodings import IntegerEncoding
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn, prim
@@ -44,7 +43,7 @@ def _note_rounded_scales(module: Module) -> None:
     if dtype is f32:
         return
     encodings = {name: symbol.type.encoding for name, symbol in module.weights.items()}
-    finer = [n for n, e in encodings.items() if isinstance(e, IntegerEncoding) and e.scale is not dtype]
+    finer = [name for name, encoding in encodings.items() if encoding and not codes.keeps_scales(encoding, dtype)]
     if finer:
         note = f"the scales of {len(finer)} weights, such as {finer[0]}, are rounded to {dtype}"
         module.metadata.setdefault("notes", []).append(note)
@@ -76,7 +75,7 @@ def _weight_refusal(op: Weight) -> tuple[str, str]:
     reason = "" if encoding is None else codes.refusal(encoding)
     if not reason:
         return "", ""
-    return f"weight '{op.symbol.name}' is {encoding}, and {reason}", "use quantize{scheme=int4 sym=true}, or int8"
+    return f"weight '{op.symbol.name}' is {encoding}, and {reason}", "use quantize{scheme=int4}, int8, fp8 or nvfp4"
 
 
 def refusal(op: Op) -> tuple[str, str]:

@@ -20,7 +20,7 @@ class Capability:
 
 _TURING: Final = frozenset({"int8", "int4"})
 _ADA: Final = _TURING | {"fp8"}
-_BLACKWELL: Final = _ADA | {"nvfp4"}
+_BLACKWELL: Final = _ADA | {"fp4"}
 
 CAPABILITIES: Final[dict[str, Capability]] = {
     "sm75": Capability("Turing: T4, RTX 20", _TURING),
@@ -30,7 +30,7 @@ CAPABILITIES: Final[dict[str, Capability]] = {
     "sm120": Capability("Blackwell: RTX 50, RTX PRO 6000", _BLACKWELL | {"bf16"}),
     "sm121": Capability("Blackwell: GB10", _BLACKWELL | {"bf16"}),
 }
-"""What tensorrt-rtx 1.7 builds for without a GPU (it has no sm90). fp8 on sm80 and nvfp4 on sm89 were refused by its
+"""What tensorrt-rtx 1.7 builds for without a GPU (it has no sm90). fp8 on sm80 and fp4 on sm89 were refused by its
 builder when this table was made; the other rows were built."""
 
 DEFAULT: Final = ("sm80", "sm86", "sm89", "sm120")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
+import ml_dtypes
 import numpy as np
 
 from irlab.backends.tensorrt.evaluator.windows import convolution, pooling
@@ -24,18 +25,17 @@ def _word(value: Any) -> str:
 
 
 def stored_numbers(layer: ILayer, kept: np.ndarray) -> np.ndarray:
-    """The numbers of a constant in its shape. INT4 comes as i8; weights that the API gives as an array are read from
-    the layer, others from the memory that it refers to."""
+    """The numbers of a constant in its shape. INT4 comes as i8, small floats as ml_dtypes has them. Weights that the
+    API gives as an array are read from the layer, others from the memory that it refers to."""
     shape = tuple(layer.shape)
     kind = _word(layer.get_output(0).dtype)
-    if kind == "INT4":
-        low, high = (kept.view(np.uint8) << 4).view(np.int8) >> 4, kept.view(np.int8) >> 4
-        columns = shape[-1]
-        return np.stack((low, high), -1).reshape(*shape[:-1], -1)[..., :columns]
+    if kind in ("INT4", "FP4"):
+        pairs = np.stack((kept << 4, kept & 0xF0), -1).reshape(*shape[:-1], -1)[..., : shape[-1]]
+        return pairs.view(np.int8) >> 4 if kind == "INT4" else (pairs >> 4).view(ml_dtypes.float4_e2m1fn)
+    if kind == "FP8":
+        return kept.reshape(shape).view(ml_dtypes.float8_e4m3fn)
     seen = layer.weights
-    if isinstance(seen, np.ndarray):
-        return seen.reshape(shape)
-    return kept.reshape(shape)
+    return (seen if isinstance(seen, np.ndarray) else kept).reshape(shape)
 
 
 def _f32(x: Any) -> Any:
