@@ -110,7 +110,7 @@ def _divide(box: Box) -> None:
 
 
 def _dissolve(box: Box) -> None:
-    """Leave out boxes that would only wrap one op, or only wrap other boxes."""
+    """Leave out boxes that would only wrap one op, or only wrap other boxes; but a layer stays a box."""
     children: list[Box | int] = []
     for child in box.children:
         if isinstance(child, Box):
@@ -119,7 +119,7 @@ def _dissolve(box: Box) -> None:
             if len(child.children) == 1 and not inner:
                 children += child.children
                 continue
-            if len(inner) == len(child.children):
+            if len(inner) == len(child.children) and not child.label.isdecimal():
                 for each in inner:
                     each.label = f"{child.label}.{each.label}"
                 children += inner

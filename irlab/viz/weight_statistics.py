@@ -25,7 +25,7 @@ SAMPLE: Final = 1 << 17
 BLOCKS: Final = 16
 """A sample is taken in so many places of the weight."""
 
-WHOLE_LIMIT: Final = 1 << 28
+WHOLE_LIMIT: Final = 1 << 25
 """Weights of more numbers are left alone where a few rows cannot be made without all of them."""
 
 BINS: Final = 48

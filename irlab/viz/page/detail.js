@@ -14,7 +14,9 @@ function selectedVersion() {
 
 const section = (title, ...content) => h("section", {}, h("h3", {}, title), content);
 const fields = (rows) => h("dl", { class: "fields" }, rows.filter(([, value]) => value !== "" && value !== null && value !== undefined).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
-const code = (text) => h("code", {}, text);
+// Long names break after a dot or slash rather than anywhere.
+const breakable = (text) => text.split(/(?<=[./])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+const code = (text) => h("code", {}, breakable(text));
 const familyLine = (op) => raw.families[op.family]?.[1] ?? "#888";
 
 // A step
@@ -81,6 +83,11 @@ function rulesTable(step) {
 /** The error a step introduced: what the pass measured of the whole model, and of the weights it changed. */
 function measures(step, before, after) {
   const rows = Object.entries(step.metrics).map(([name, value]) => [name, numberText(value)]);
+  const figures = Object.values(step.layers);
+  for (const name of new Set(figures.flatMap((each) => Object.keys(each)))) {
+    const values = figures.map((each) => each[name]).filter(Number.isFinite);
+    if (values.length) rows.push([`${words(name)}, mean of ${values.length}`, numberText(values.reduce((a, b) => a + b) / values.length)], ["Largest", numberText(Math.max(...values))]);
+  }
   const known = new Set(before.weights);
   const errors = after.weights.filter((weight) => !known.has(weight) && Number.isFinite(weight.statistics?.error));
   if (errors.length) {
@@ -105,7 +112,7 @@ function where(step) {
   if (!places.size) return null;
   const sorted = [...places].sort(([, a], [, b]) => total(b.counts) - total(a.counts)).slice(0, 12);
   return section("Where", h("table", { class: "numbers places" }, h("tbody", {}, sorted.map(([place, { counts, uid }]) =>
-    h("tr", {}, h("th", { scope: "row" }, h("button", { class: "link", onclick: () => showOp(uid) }, place)), h("td", {}, changeCounts(counts)))))));
+    h("tr", {}, h("th", { scope: "row" }, h("button", { class: "link", onclick: () => showOp(uid) }, breakable(place))), h("td", {}, changeCounts(counts)))))));
 }
 
 const total = (counts) => counts[ADDED] + counts[REMOVED] + counts[CHANGED];

@@ -49,6 +49,9 @@ function numberText(value) {
 
 const percentText = (share) => `${(share * 100).toFixed(share < 0.0995 ? 1 : 0)} %`;
 
+/** "weight_error" as a reader would write it: "Weight error". */
+const words = (name) => (name[0] ?? "").toUpperCase() + name.slice(1).replaceAll("_", " ");
+
 function cut(text, characters) {
   return text.length <= characters ? text : `${text.slice(0, Math.max(1, characters - 1))}…`;
 }

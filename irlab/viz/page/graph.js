@@ -34,10 +34,10 @@ function graphView(focus) {
   const same = step.before === step.after;
   const sides = same ? ["after"] : looking.side === "both" ? ["before", "after"] : [looking.side];
   const title = { before: "Before", after: "After" };
+  for (const side of Object.keys(found)) found[side].clear();
   const panes = sides.map((side) => {
     const state = states[step[side]];
     const root = place(state.root);
-    found[side].clear();
     const canvas = s("g", { class: "canvas" });
     drawBox(canvas, root, 0, -HEADER, side, true);
     const svg = s("svg", { "data-side": side, tabindex: 0, "aria-label": `Graph ${same ? "" : side}` }, arrowHead(side), canvas);
@@ -69,7 +69,7 @@ function drawBox(parent, placed, x, y, side, isRoot = false) {
       s("text", { x: x + 10, y: y + 17 }, `▾ ${cut(box.label, placed.width / CHARACTER - 12)}`),
       s("text", { class: "quiet", x: x + placed.width - 10, y: y + 17, "text-anchor": "end" }, plural(box.ops.length, "op")));
     parent.append(header);
-    found[side].set(`box:${box.path}`, { x: x + placed.width / 2, y: y + placed.height / 2, width: placed.width, height: placed.height, element: header });
+    found[side].set(`box:${box.path}`, { x: x + placed.width / 2, y: y + placed.height / 2, width: placed.width, height: placed.height });
   }
   const edges = s("g", { class: "edges" });
   parent.append(edges);
@@ -126,7 +126,7 @@ function drawOp(parent, op, box, x, y, { width, height }, side) {
   node.addEventListener("pointerenter", (event) => showTip(event, [op.text]));
   node.addEventListener("pointerleave", hideTip);
   parent.append(node);
-  found[side].set(`op:${op.uid}`, { x: x + width / 2, y: y + height / 2, width, height, element: node });
+  found[side].set(`op:${op.uid}`, { x: x + width / 2, y: y + height / 2, width, height, within: box.path });
 }
 
 function badge(x, y, kind) {
@@ -147,7 +147,7 @@ function drawFolded(parent, box, x, y, { width, height }, side) {
     s("text", { class: "type", x: x + 12, y: y + 18 + LINE }, box.stack ? same : `${same}${bytes ? ` · ${bytesText(bytes)}` : ""}`));
   kinds.forEach((kind, i) => node.append(badge(x + width - 4 - 15 * (kinds.length - 1 - i), y + 1, kind)));
   parent.append(node);
-  found[side].set(`box:${box.path}`, { x: x + width / 2, y: y + height / 2, width, height, element: node });
+  found[side].set(`box:${box.path}`, { x: x + width / 2, y: y + height / 2, width, height });
 }
 
 function drawPort(parent, { names, enters, width, height }, x, y, side) {
@@ -244,11 +244,16 @@ function placedAt(room, length, spot, share) {
   return Math.max(room - length - 12, Math.min(12, share * room - spot));
 }
 
-/** Where the topmost op lies that the step changed, or the topmost of all. */
+/** Where to look first: the top of what the step changed in the box that holds most of it. */
 function firstChange(side) {
   const { kinds } = changesOf(currentStep());
-  const spots = [...found[side]].filter(([key]) => key.startsWith("op:"));
-  const changed = spots.filter(([key]) => kinds.has(Number(key.slice(3))));
-  const topmost = (best, [, spot]) => (best && best.y <= spot.y ? best : spot);
-  return (changed.length ? changed : spots).reduce(topmost, null) ?? { x: 0, y: 0 };
+  const ops = (of) => [...found[of]].filter(([key]) => key.startsWith("op:"));
+  const changed = (of) => ops(of).filter(([key]) => kinds.has(Number(key.slice(3)))).map(([, spot]) => spot);
+  const perBox = new Map();
+  for (const { within } of [...changed("before"), ...changed("after")]) perBox.set(within, (perBox.get(within) ?? 0) + 1);
+  const most = [...perBox].reduce((best, each) => (best && best[1] >= each[1] ? best : each), null)?.[0];
+  const choices = [changed(side).filter(({ within }) => within === most), changed(side), ops(side).map(([, spot]) => spot)];
+  const spots = choices.find((each) => each.length) ?? [{ x: 0, y: 0 }];
+  const across = spots.map(({ x }) => x);
+  return { x: (Math.min(...across) + Math.max(...across)) / 2, y: Math.min(...spots.map(({ y }) => y)) };
 }

@@ -5,7 +5,7 @@ const FIGURES = {
   parameters: { label: "Parameters", text: countText, add: true, of: (weight) => weight.parameters },
   bits: { label: "Bits per weight", text: (value) => value.toFixed(2), of: (weight) => (8 * weight.bytes) / weight.parameters },
   flops: { label: "FLOPs per token", text: countText, add: true, ofOp: (op) => op.flops },
-  error: { label: "Weight error", text: percentText, of: (weight) => weight.statistics?.error },
+  error: { label: "Weight error", text: percentText, of: (weight) => weight.statistics?.error, absent: "no weight has changed yet." },
   zeros: { label: "Zeros", text: percentText, of: (weight) => weight.statistics && weight.statistics.zeros / weight.statistics.seen },
   largest: { label: "Largest magnitude", text: numberText, of: (weight) => weight.statistics && Math.max(-weight.statistics.min, weight.statistics.max) },
   deviation: { label: "Standard deviation", text: numberText, of: (weight) => weight.statistics?.deviation },
@@ -14,7 +14,7 @@ const FIGURES = {
 // Figures that a pass left for its layers or weights count from the pass on.
 for (const step of raw.steps) {
   for (const figures of Object.values(step.layers)) {
-    for (const name of Object.keys(figures)) FIGURES[`pass:${name}`] ??= { label: name, text: numberText, ofPass: name };
+    for (const name of Object.keys(figures)) FIGURES[`pass:${name}`] ??= { label: `${words(name)}, as passes measured it`, text: numberText, ofPass: name };
   }
 }
 
@@ -66,8 +66,8 @@ function heatView() {
   if (layers.size) parts.push(h("h3", {}, `${figure.label}, by layer`), heatMap(layers, figure));
   if (rest.size) parts.push(h("h3", {}, layers.size ? "Outside the layers" : figure.label), bars(rest, figure));
   if (!parts.length) {
-    const reason = weights.find((weight) => weight.missing)?.missing;
-    parts.push(h("p", { class: "empty" }, `${figure.label} is not known here${(figure.of && reason) ? `: ${reason}` : "."}`));
+    const reason = figure.of && (weights.find((weight) => weight.missing)?.missing ?? figure.absent);
+    parts.push(h("p", { class: "empty" }, `${figure.label} is not known here${reason ? `: ${reason}` : "."}`));
   }
   put($("#view"), h("div", { class: "heat" }, parts));
 }
@@ -75,8 +75,9 @@ function heatView() {
 function heatMap(rowsByName, figure) {
   const numbers = [...new Set([...rowsByName.values()].flatMap((row) => [...row.keys()]))].sort((a, b) => a - b);
   const names = [...rowsByName.keys()];
-  const [cell, gap, row] = [Math.max(9, Math.min(48, 900 / numbers.length)), 1, 24];
   const left = 12 + 7 * Math.max(...names.map((name) => Math.min(28, name.length)));
+  const room = $("#view").clientWidth - left - 60;
+  const [cell, gap, row] = [Math.max(6, Math.min(48, room / numbers.length)), 1, 24];
   const all = [...rowsByName.values()].flatMap((each) => [...each.values()].map(({ value }) => value));
   const scaleOf = (name) => {
     const values = looking.scale === "row" ? [...rowsByName.get(name).values()].map(({ value }) => value) : all;

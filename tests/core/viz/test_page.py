@@ -282,12 +282,12 @@ def test_figures_that_a_pass_left_for_layers_come_into_the_heat_map(browser: Any
     PassManager(build_pipeline("fuse"), Context(), (timeline,)).run(module)
     step: Step = timeline.steps[0]
     record: PassRecord = step.record
-    record.layers = {f"model.layers.{i}.mlp": {"output error": 0.01 * (i + 1)} for i in range(4)}
+    record.layers = {f"model.layers.{i}.mlp": {"output_error": 0.01 * (i + 1)} for i in range(4)}
     out = tmp_path / "layers.html"
     dump(module, out, timeline=timeline, weights="off")
-    found = Opened(browser, out, "#step=1&tab=heat&metric=pass:output+error")
+    found = Opened(browser, out, "#step=1&tab=heat&metric=pass:output_error")
     assert found.count(".cell") == 4 and "0.04" in found.text(".legend")
-    assert "output error" in found.text("#metric")
+    assert "Output error" in found.text("#metric")
     found.page.select_option("#metric", "zeros")
     assert "--dump-weights=off" in found.text(".empty")
     assert found.complaints == []

@@ -187,3 +187,13 @@ def test_the_data_of_a_page_cannot_leave_its_element():
 
 def test_two_dumps_of_the_same_run_are_equal(cached):
     assert page(cached, "sample", Progress()) == page(cached, "sample", Progress())
+
+
+def test_a_layer_of_nothing_but_modules_stays_a_box():
+    def op(number: int, path: str) -> OpVersion:
+        ins = (("x", f"%{number - 1}"),) if number else ()
+        return OpVersion(number, "prim.neg", "other", f"%{number}", (f"%{number}",), ("f32",), ins, path=path)
+
+    paths = [f"encoder.layer.{n}.{part}" for n in range(6) for part in ("attention", "attention", "output", "output")]
+    root = module_tree([op(i, path) for i, path in enumerate(paths)], range(len(paths)))
+    assert [box.label for box in root.boxes()] == [f"encoder.layer.{n}" for n in ("0", "1", "2–4", "5")]
