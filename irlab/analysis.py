@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -58,6 +59,10 @@ class RowAnalysis(Analysis):
     def merge(self, other: Self) -> None:
         """Take in what another one has seen."""
 
+    @abstractmethod
+    def divided(self, by: Doubles) -> Self:
+        """The facts about the rows x / by; `by` is f64[width]."""
+
 
 class InputStatistics(RowAnalysis):
     """Per input channel of a weight: the largest magnitude, the mean magnitude and the mean square of what it reads.
@@ -94,6 +99,9 @@ class InputStatistics(RowAnalysis):
         self.max_abs = np.maximum(self.max_abs, other.max_abs)
         self._sum_abs = self._sum_abs + other._sum_abs
         self._sum_squares = self._sum_squares + other._sum_squares
+
+    def divided(self, by: Doubles) -> Self:
+        return type(self)(self.count, self.max_abs / by, self._sum_abs / by, self._sum_squares / by**2)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         sums = {"max_abs": self.max_abs, "sum_abs": self._sum_abs, "sum_squares": self._sum_squares}
@@ -142,6 +150,9 @@ class InputHessian(RowAnalysis):
         self.count += other.count
         self._total = self._total + other._total
 
+    def divided(self, by: Doubles) -> Self:
+        return type(self)(self.count, self._total / by / by[:, None])
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"count": np.array([self.count]), "total": self._total}
 
@@ -182,10 +193,25 @@ class OutputGradient(Analysis):
 class ByWeight(Mapping[str, A], Generic[A]):
     """Facts by the name of the weight. A weight that is read in several places has those of all of them."""
 
-    def __init__(self, kind: type[A], taps: Mapping[str, A], weights: Mapping[str, tuple[str, ...]]) -> None:
-        self.kind, self.taps, self.weights = kind, taps, weights
+    def __init__(
+        self,
+        kind: type[A],
+        taps: Mapping[str, A],
+        weights: Mapping[str, tuple[str, ...]],
+        divisors: Mapping[str, Doubles | float] = {},
+    ) -> None:
+        self.kind, self.taps, self.weights, self._divisors = kind, taps, weights, divisors
+
+    def rescaled(self, divisors: Mapping[str, Doubles | float]) -> ByWeight[A]:
+        """The facts after the inputs of some weights were divided."""
+        return ByWeight(self.kind, self.taps, self.weights, divisors) if divisors else self
 
     def __getitem__(self, weight: str) -> A:
+        found = self._found(weight)
+        by = self._divisors.get(weight, 1.0)
+        return found.divided(by) if isinstance(by, np.ndarray) and isinstance(found, RowAnalysis) else found
+
+    def _found(self, weight: str) -> A:
         first, *rest = self.weights[weight]
         found = self.taps[first]
         if rest and isinstance(found, RowAnalysis):
@@ -209,14 +235,37 @@ class ByWeight(Mapping[str, A], Generic[A]):
         return len(self.weights)
 
 
+@dataclass
+class Rescaled:
+    """How a weight was changed without changing what the model computes: its rows were divided by `rows`, and its
+    columns multiplied by `columns`, because its inputs were divided by them. f64[out, 1] and f64[in], or 1."""
+
+    rows: Doubles | float = 1.0
+    columns: Doubles | float = 1.0
+
+
 class LayerStatistics:
-    """What is known about the weights of one layer: `statistics[InputHessian]["model...weight"].matrix`."""
+    """What is known about the weights of one layer: `statistics[InputHessian]["model...weight"].matrix`.
+
+    A pass that rescales channels says so, and what is read afterwards is about the inputs as they are then.
+    """
 
     def __init__(self, facts: Mapping[type[Analysis], ByWeight[Any]]) -> None:
         self._facts = facts
+        self.rescaled: dict[str, Rescaled] = {}
 
     def __getitem__(self, kind: type[A]) -> ByWeight[A]:
-        return self._facts[kind]
+        return self._facts[kind].rescaled({w: r.columns for w, r in self.rescaled.items()})
 
     def __contains__(self, kind: type[Analysis]) -> bool:
         return kind in self._facts
+
+    def scale_columns(self, weight: str, by: Doubles) -> None:
+        """Note that columns of `weight` were multiplied, and its inputs divided, by `by`, f64[in]."""
+        found = self.rescaled.setdefault(weight, Rescaled())
+        found.columns = found.columns * by
+
+    def divide_rows(self, weight: str, by: Doubles) -> None:
+        """Note that rows of `weight` were divided by `by`, f64[out]."""
+        found = self.rescaled.setdefault(weight, Rescaled())
+        found.rows = found.rows * by[:, None]

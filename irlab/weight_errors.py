@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from .analysis import Doubles, InputHessian, InputStatistics, LayerStatistics
+from .analysis import Doubles, InputHessian, InputStatistics, LayerStatistics, Rescaled
 from .floats import as_f32
 from .layers import layer_name
 from .passmgr import PassRecord, type_bytes
@@ -28,8 +28,11 @@ def weight_errors(old: WeightSymbol, new: WeightSymbol, statistics: LayerStatist
     if old.type.shape != new.type.shape:
         return found
     measure = _Measure(_hessian(new.name, statistics))
-    for before, after in _rows(old, new):
-        measure.add(before, after)
+    rescaled = statistics.rescaled.get(new.name, Rescaled())
+    for start, stop in new.recipe.chunks(_CHUNK_BYTES):
+        before, after = (as_f32(s.recipe.rows(start, stop)).astype(np.float64) for s in (old, new))
+        by = rescaled.rows if isinstance(rescaled.rows, float) else rescaled.rows[start:stop]
+        measure.add(before / by * rescaled.columns, after)
     return measure.errors() | found
 
 
@@ -40,12 +43,6 @@ def _hessian(name: str, statistics: LayerStatistics) -> Doubles | None:
     if InputStatistics in statistics and name in statistics[InputStatistics].weights:
         return statistics[InputStatistics][name].mean_square
     return None
-
-
-def _rows(old: WeightSymbol, new: WeightSymbol) -> Iterator[tuple[Doubles, Doubles]]:
-    for start, stop in new.recipe.chunks(_CHUNK_BYTES):
-        pair = (as_f32(symbol.recipe.rows(start, stop)).astype(np.float64) for symbol in (old, new))
-        yield tuple(pair)  # type: ignore[misc]
 
 
 class _Measure:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..encodings import Codes, Encoding, Extent, extent_of
+from ..encodings.robust import encode_robustly
 from ..errors import IRError
 from ..types import TensorType, tensor
 from .leaves import Array
@@ -14,12 +15,16 @@ from .recipe import AnyArray, Recipe, static_shape
 
 @dataclass(frozen=True)
 class Encode(Recipe):
-    """`source`[..., columns] encoded row by row."""
+    """`source`[..., columns] encoded row by row, with the least weighted squares of errors, or below a `norm` of 2 the
+    least sum of errors to that power (encodings/robust.py)."""
 
     source: Recipe
     encoding: Encoding
+    norm: float = 2.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.norm <= 2:
+            raise IRError(f"errors cannot be summed to the power {self.norm:g}", "0 < norm <= 2")
         self.encoding.check_shape(static_shape(self.source.type))
         if not self.source.type.dtype.is_float:
             raise IRError(f"only floats are encoded, not {self.source.type}")
@@ -37,7 +42,10 @@ class Encode(Recipe):
         return Extent(min(e.low for e in extents), max(e.high for e in extents)) if extents else Extent(0, 0)
 
     def codes(self, start: int, stop: int) -> Codes:
-        return self.encoding.encode(self.source.rows(start, stop), extent=self.extent)
+        rows = self.source.rows(start, stop)
+        if self.norm < 2:
+            return encode_robustly(self.encoding, rows, self.norm, self.extent)
+        return self.encoding.encode(rows, extent=self.extent)
 
     def rows(self, start: int, stop: int) -> AnyArray:
         return self.encoding.decode(self.codes(start, stop))

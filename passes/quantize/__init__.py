@@ -1,7 +1,7 @@
 """The passes that store weights in fewer bits.
 
 quantize.py   the pass: which encoding for which weight     selection.py  which weights may be encoded, how exchanged
-gptq.py       rounding with compensation of errors
+gptq.py       rounding with compensation of errors          awq.py        scaling channels first, folded in by folds.py
 """
 
 from irlab.passes.quantize.quantize import Quantize

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from irlab.analysis import Analysis, InputHessian, LayerStatistics
-from irlab.encodings import SCHEMES, Encoding, SchemeName, scheme_encoding
+import numpy as np
+import numpy.typing as npt
+
+from irlab.analysis import Analysis, InputHessian, InputStatistics, LayerStatistics
+from irlab.encodings import SCHEMES, Codes, Encoding, SchemeName, scheme_encoding
 from irlab.errors import InputError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
+from irlab.passes.quantize.awq import Scaled, scale_channels
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
 from irlab.passmgr import Context
 from irlab.sweep import LayerPass
 from irlab.weights import WeightSymbol, static_shape, with_codes
+
+Floats = npt.NDArray[np.float32]
+
+_NEEDS: Final[dict[str, tuple[type[Analysis], ...]]] = {
+    "rtn": (),
+    "hqq": (),
+    "gptq": (InputHessian,),
+    "awq": (InputHessian, InputStatistics),
+    "awq-gptq": (InputHessian, InputStatistics),
+}
+"""What each method must know of the inputs."""
+
+HQQ_NORM: Final = 0.7
 
 
 @dataclass(frozen=True)
@@ -40,9 +58,11 @@ class Quantize(
         iq1_s ... iq3_s                ggml<iq3_s>, encoded by ggml itself                            3.44
 
     `method`: how codes are found. rtn: the nearest, under scales that are searched, group by group, for the least
-    weighted squared error; no value is computed until a backend asks for it. gptq: column by column, so that later
-    columns make up for the errors of earlier ones on calibration data (Frantar et al. 2022); `damping` is added to the
-    diagonal of the Hessian, relative to its mean, and `act-order` takes the columns with the largest inputs first.
+    weighted squared error; no value is computed until a backend asks for it. hqq: the same for the sum of errors to
+    the power 0.7, which leaves few large ones (Badri & Shaji 2023). Calibrated: gptq goes column by column, so that
+    later columns make up for the errors of earlier ones (Frantar et al. 2022); `damping` is added to the diagonal of
+    the Hessian, relative to its mean, and `act-order` takes the columns with the largest inputs first. awq multiplies
+    columns that read large inputs by what is divided out before them (Lin et al. 2023); awq-gptq does both.
 
     `scheme`: see above (irlab/encodings/schemes.py); none leaves matrices alone, those of some layers, say. `group`:
     columns to a scale; 0: one scale to a row, -1: one to a tensor. `sym=false` adds zero points. `scale`: how scales
@@ -52,7 +72,7 @@ class Quantize(
     `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, or keep it as it is.
     """
 
-    method: Literal["rtn", "gptq"] = "rtn"
+    method: Literal["rtn", "hqq", "gptq", "awq", "awq-gptq"] = "rtn"
     scheme: Literal[SchemeName, "none"] = "int4"
     group: int | None = None
     sym: bool | None = None
@@ -64,7 +84,7 @@ class Quantize(
     act_order: bool = field(default=True, metadata={"text": "act-order"})
 
     def needs(self) -> tuple[type[Analysis], ...]:
-        return (InputHessian,) if self.method == "gptq" else ()
+        return _NEEDS[self.method]
 
     def prepare(self, module: Module, ctx: Context) -> None:
         require_matches(self.exclude, module, self.name)
@@ -78,22 +98,41 @@ class Quantize(
             # Tables of rows are read, not multiplied: nothing is known of their inputs.
             tables = {c.symbol.name for c in candidates(module.graph) if c.role is Role.EMBEDDING}
             chosen = {name: encoding for name, encoding in chosen.items() if name in tables}
-        encode_weights(module.graph, chosen)
+        encode_weights(module.graph, chosen, HQQ_NORM if self.method == "hqq" else 2.0)
         ctx.note_rewrites({"encode": len(chosen)})
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
-        chosen = self._chosen(layer.whole, Counter())
-        hessians = statistics[InputHessian]
-        made: dict[str, WeightSymbol] = {}
-        for names in hessians.sharing():
-            wanted = [name for name in names if name in chosen and name in layer.weights]
+        inside = set(statistics[InputHessian].weights) & layer.weights.keys()
+        chosen = {name: e for name, e in self._chosen(layer.whole, Counter()).items() if name in inside}
+        if self.method in ("awq", "awq-gptq"):
+            scaled = scale_channels(layer, statistics, chosen)
+        else:
+            scaled = Scaled({name: as_f32(layer.weights[name].recipe.read()) for name in chosen}, {})
+        made = dict(scaled.others)
+        for names in statistics[InputHessian].sharing():
+            wanted = [name for name in names if name in chosen]
             if wanted:
-                compensation = Compensation.of(hessians[wanted[0]].matrix, self.damping, self.act_order)
-                for name in wanted:
-                    rows = as_f32(layer.weights[name].recipe.read())
-                    codes = compensated_codes(rows, compensation, chosen[name])
-                    made[name] = WeightSymbol(name, with_codes(rows.shape, chosen[name], codes))
+                for name, codes in self._codes(wanted, scaled.matrices, chosen, statistics):
+                    made[name] = WeightSymbol(name, with_codes(scaled.matrices[name].shape, chosen[name], codes))
         return made
+
+    def _codes(
+        self,
+        names: list[str],
+        matrices: Mapping[str, Floats],
+        chosen: Mapping[str, Encoding],
+        statistics: LayerStatistics,
+    ) -> Iterator[tuple[str, Codes]]:
+        """The codes of matrices that read the same inputs."""
+        hessian = statistics[InputHessian][names[0]]
+        if self.method == "awq":
+            importance = hessian.diagonal.astype(np.float32)
+            for name in names:
+                yield name, chosen[name].encode(matrices[name], importance)
+        else:
+            compensation = Compensation.of(hessian.matrix, self.damping, self.act_order)
+            for name in names:
+                yield name, compensated_codes(matrices[name], compensation, chosen[name])
 
     def _chosen(self, graph: Graph, counts: Counter[str]) -> dict[str, Encoding]:
         """The encodings of the weights to encode; `counts` why others stay as they are."""

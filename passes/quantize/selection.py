@@ -60,12 +60,16 @@ def require_matches(patterns: tuple[str, ...], module: Module, owner: str) -> No
             raise InputError(f"{owner}: exclude={pattern} matches no weight", hint)
 
 
-def encode_weights(graph: Graph, encodings: Mapping[str, Encoding]) -> None:
-    """Let the weights of these names be read encoded; embeddings are cast to the dtype that they gave before."""
+def encode_weights(graph: Graph, encodings: Mapping[str, Encoding], norm: float = 2.0) -> None:
+    """Let the weights of these names be read encoded, with the least error in this `norm` (see `Encode`); embeddings
+    are cast to the dtype that they gave before."""
     weights = graph.weights()
     replace_weights(
         graph,
-        {name: WeightSymbol(name, Encode(weights[name].recipe, encoding)) for name, encoding in encodings.items()},
+        {
+            name: WeightSymbol(name, Encode(weights[name].recipe, encoding, norm))
+            for name, encoding in encodings.items()
+        },
     )
     for each in graphs(graph):
         for op in each.find(nn.Embedding):
