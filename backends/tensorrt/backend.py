@@ -144,6 +144,7 @@ class TensorRT(Backend, name="tensorrt"):
             "encoded_weights": built["low_bit"],
             **built["interface"],
             "profiles": built["profiles"],
+            "precision_of_layers": built["precision_of_layers"],
             "eos_token_ids": [i for i in (ends if isinstance(ends, list) else [ends]) if isinstance(i, int)],
             "model": module.name,
             "licence": metadata.get("licence"),

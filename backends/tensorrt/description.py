@@ -55,6 +55,7 @@ LAYERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 """The layers that lowerings make: TensorRT's class of each, and the attributes that say what it computes."""
 
+_COSTLY: Final = ("MATRIX_MULTIPLY", "ATTENTION_OUTPUT", "CONVOLUTION", "NORMALIZATION")
 _ATTENTION: Final = ("norm_op", "causal_kind", "decomposable")
 
 
@@ -123,6 +124,11 @@ def describe(network: Network) -> dict[str, Any]:
         "constant_bytes": dict(sorted(stored.items())),
         "layers": rows,
     }
+
+
+def precision_of_layers(description: dict[str, Any]) -> dict[str, str]:
+    """The type in which each layer that costs time computes, by its name."""
+    return {row["name"]: row["outputs"][0]["type"] for row in description["layers"] if row["kind"] in _COSTLY}
 
 
 def _row(layer: ILayer, network: Network) -> dict[str, Any]:

@@ -84,6 +84,10 @@ class Emitter:
             raise self.refused(kind, str(error)) from error
         if layer is None:
             raise self.refused(kind)
+        return self.named(layer, kind)
+
+    def named(self, layer: ILayer, kind: str) -> ILayer:
+        """`layer`, called after the op being lowered."""
         layer.name = self.unique(kind)
         if self._op is not None:
             layer.metadata = location(self._op)

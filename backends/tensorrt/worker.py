@@ -67,7 +67,7 @@ class Worker:
     def build(self, request: dict[str, Any]) -> dict[str, Any]:
         """Write request["engine"] and request["description"] for the module in request["module"]."""
         from irlab.backends.tensorrt import network as networks
-        from irlab.backends.tensorrt.description import describe
+        from irlab.backends.tensorrt.description import describe, precision_of_layers
         from irlab.backends.tensorrt.interface import Interface
         from irlab.backends.tensorrt.library import builder_version
 
@@ -85,6 +85,7 @@ class Worker:
             "profiles": profiles,
             "builder": builder_version(),
             "low_bit": network.low_bit,
+            "precision_of_layers": precision_of_layers(description),
             "warnings": network.log.warnings,
         }
         network.close()

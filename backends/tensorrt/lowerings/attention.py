@@ -64,10 +64,14 @@ def _attention(op: nn.Attention, e: Emitter) -> None:
     # The queries are the last of the positions: the triangle ends in the lower right corner.
     kinds = library.CausalMaskKind
     causal = kinds.LOWER_RIGHT if op.causal and mask is None else kinds.NONE
+    first = e.network.num_layers
     layer = e.network.add_attention_v2(q, e[op.k], e[op.v], library.AttentionNormalizationOp.SOFTMAX, causal)
     if layer is None:
         raise e.refused("attention_v2")
     layer.name = e.unique("attention")
+    # An attention is two layers of the network, where it begins and where it ends.
+    for index, kind in ((first, "attention_input"), (first + 1, "attention_output")):
+        e.named(e.network.get_layer(index), kind)
     # Without a fused kernel for the type and head size the builder may use plain layers.
     layer.decomposable = True
     if mask is not None:

@@ -15,12 +15,13 @@ def _if(op: If, e: Emitter) -> None:
     if op.condition.type.rank:
         condition = e.tensor("squeeze", condition, e.ints(*range(op.condition.type.rank)))
     conditional = e.network.add_if_conditional()
-    conditional.set_condition(condition)
+    e.named(conditional.set_condition(condition), "condition")
     branches = [_branch(op, region, conditional, e) for region in op.regions]
     for value, *tensors in zip(op.results, *branches):
         layer = conditional.add_output(*tensors)
         if layer is None:
             raise e.refused("if_conditional")
+        e.named(layer, "conditional_output")
         e.bind(value, layer.get_output(0))
 
 

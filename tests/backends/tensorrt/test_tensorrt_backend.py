@@ -38,6 +38,7 @@ def test_a_directory_is_whole(tmp_path: Path) -> None:
     assert [profile["name"] for profile in stated["profiles"]] == ["prefill", "decode"]
     assert stated["cache_buffers"]["past_key_values.0.key"] == "present.0.key"
     assert stated["builder"].startswith(library.load().__name__) and stated["licence"] == "mit"
+    assert stated["precision_of_layers"]["model.layers.0.self_attn/attention.attention_output"] == "half"
     described = json.loads((tmp_path / "out" / "network.json").read_text())
     attention = next(row for row in described["layers"] if row["kind"] == "ATTENTION_OUTPUT")
     assert attention["attributes"]["norm_op"] == "SOFTMAX"
