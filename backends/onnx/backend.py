@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from irlab.encodings import Encoding, IntegerEncoding
+from irlab.encodings import Encoding
 from irlab.errors import LegalityError, UsageError
 from irlab.ir import Module
 from irlab.passmgr import Context, type_bytes
@@ -58,7 +58,9 @@ class ONNX(Backend, name="onnx"):
         return plan(module, self)
 
     def holds(self, encoding: Encoding) -> bool:
-        return isinstance(encoding, IntegerEncoding) and encoding.bits in (4, 8)
+        from irlab.backends.onnx.forms import form
+
+        return form(encoding, self.profile == "fast").holding == "native"
 
     def legalise(self, module: Module, ctx: Context) -> Module:
         from irlab.backends.onnx import genai

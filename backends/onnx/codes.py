@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from irlab.backends.onnx.storage import INT4, INT8, ONNX_TYPE, UINT4, UINT8, Block, Stored, as_bytes, matrix_shape
-from irlab.encodings import Codes, IntegerEncoding, stored_scales
+from irlab.encodings import Codes, IntegerEncoding, bit_stream, stored_scales
 from irlab.errors import LegalityError
 from irlab.ir import Value, Weight
 from irlab.ops import nn
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from irlab.backends.onnx.emitter import Emitter
 
 
-_BLOCKS: Final = (16, 32, 64, 128, 256)
+BLOCKS: Final = (16, 32, 64, 128, 256)
 """Block sizes of MatMulNBits and GatherBlockQuantized."""
 
 
 def integer_encoding(symbol: WeightSymbol) -> IntegerEncoding:
-    """The encoding of a weight, which must be 4 or 8 bits: what ONNX's ops decode."""
+    """The encoding of a weight as `forms.apply` leaves it: integers of 2, 4 or 8 bits, which ONNX's ops decode."""
     encoding = symbol.type.encoding
-    if not isinstance(encoding, IntegerEncoding) or encoding.bits not in (4, 8):
+    if not isinstance(encoding, IntegerEncoding) or encoding.bits not in (2, 4, 8):
         raise LegalityError(
             f"weight '{symbol.name}' is encoded as {encoding}, which ONNX cannot hold",
             "use quantize{scheme=int4} or int8",
@@ -44,7 +44,7 @@ def blocked(weight: Value) -> WeightSymbol | None:
     """The weight behind `weight`, if the block-quantised ops hold its encoding."""
     symbol = weight.op.symbol if isinstance(weight.op, Weight) else None
     encoding = symbol.type.encoding if symbol is not None else None
-    if isinstance(encoding, IntegerEncoding) and encoding.bits in (4, 8) and encoding.group in _BLOCKS:
+    if isinstance(encoding, IntegerEncoding) and encoding.group in BLOCKS:
         return symbol
     return None
 
@@ -111,6 +111,8 @@ def _scales_as(dtype: DType) -> Callable[[Codes], np.ndarray]:
 
 
 def _nibbles_or_bytes(bits: int, array: np.ndarray) -> np.ndarray:
+    if bits == 2:
+        return bit_stream.pack(array, 2)
     return pack_nibbles(array) if bits == 4 else array
 
 
@@ -182,7 +184,7 @@ def decoded(e: Emitter, symbol: WeightSymbol) -> str:
             raise LegalityError(f"weight '{symbol.name}' has {groups} zero points a row, which do not fill bytes")
         zeros = Part("zero_points", kind, (rows, groups), lambda parts: _nibbles_or_bytes(bits, parts["zeros"]))
         inputs.append(_store(e, symbol, zeros, groups * bits // 8))
-    block = encoding.group or columns
+    block = columns // groups
     return e.memo(("decoded", symbol.name), lambda: e.node("DequantizeLinear", *inputs, axis=1, block_size=block))
 
 
@@ -210,7 +212,7 @@ def decoded_transposed(e: Emitter, symbol: WeightSymbol, dtype: DType) -> str:
     if not encoding.symmetric:
         zeros = Part("zero_points.transposed", kind, (groups, rows), lambda parts: turned(parts["zeros"]))
         inputs.append(_store_transposed(e, symbol, zeros, row_bytes, bits))
-    block = encoding.group or columns
+    block = columns // groups
     return e.node("DequantizeLinear", *inputs, axis=0, block_size=block)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from irlab.backends.onnx.codes import blocked
 from irlab.backends.onnx.dialect import hybrid_linear
+from irlab.backends.onnx.forms import AsIntegers
 from irlab.encodings import IntegerEncoding
 from irlab.ir import Graph, Value
 from irlab.ops import nn, prim
@@ -40,6 +41,8 @@ def original(recipe: Recipe) -> Recipe:
     if recipe.type.encoding is None:
         return recipe
     if isinstance(recipe, Encode):
+        return original(recipe.source)
+    if isinstance(recipe, AsIntegers):
         return original(recipe.source)
     if isinstance(recipe, Concat):
         return Concat(tuple(original(source) for source in recipe.sources), recipe.axis)

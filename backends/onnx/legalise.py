@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irlab.backends.onnx import hybrid, precision
+from irlab.backends.onnx import forms, hybrid, precision
 from irlab.backends.onnx.attention import AttentionRewriter
 from irlab.backends.onnx.codes import integer_encoding
 from irlab.backends.onnx.emitter import Lowering
@@ -36,6 +36,7 @@ class Settings:
 def legalise(module: Module, settings: Settings, ctx: Context) -> Module:
     """Change `module` into what the tables of its profile hold. Raises LegalityError naming op and place."""
     precision.apply(module, settings.precision, settings.group, settings.hybrid, ctx)
+    forms.apply(module, settings.fast)
     if settings.fast:
         from irlab.registry import pass_class
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from irlab.backends.onnx import codes
+from irlab.backends.onnx.forms import form
 from irlab.backends.onnx.lowerings import FAST, STANDARD
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn
@@ -85,18 +86,10 @@ def _encodings(module: Module, fast: bool) -> list[PlanRow]:
         encoding = op.symbol.type.encoding
         if encoding is None or str(encoding) in rows:
             continue
-        if fast and codes.blocked(op.result) is not None:
-            row = PlanRow(str(encoding), "native", "MatMulNBits, the same codes")
-        elif _is_integer(op):
-            row = PlanRow(str(encoding), "native", "DequantizeLinear and MatMul, the same codes")
-        else:
-            row = PlanRow(str(encoding), "none", "ONNX holds integers of 4 and 8 bits")
+        held = form(encoding, fast)
+        how = ""
+        if held.integers is not None:
+            how = "MatMulNBits, " if fast and held.integers.group in codes.BLOCKS else "DequantizeLinear and MatMul, "
+        row = PlanRow(str(encoding), held.holding, how + held.note)
         rows[str(encoding)] = row
     return list(rows.values())
-
-
-def _is_integer(op: Weight) -> bool:
-    from irlab.encodings import IntegerEncoding
-
-    encoding = op.symbol.type.encoding
-    return isinstance(encoding, IntegerEncoding) and encoding.bits in (4, 8)

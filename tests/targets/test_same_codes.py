@@ -13,7 +13,8 @@ import pytest
 from tiny_models import tiny_model
 
 import irlab
-from irlab import GraphBuilder, nn
+from irlab import GraphBuilder, Module, nn
+from irlab.encodings import GGMLEncoding
 from irlab.weights import WeightSymbol
 
 MATRICES = {
@@ -44,19 +45,41 @@ def through_onnx_runtime(symbol: WeightSymbol, out: Path, profile: str) -> np.nd
     return product.T
 
 
-@pytest.mark.parametrize("scheme", ["int4", "int8"])
-@pytest.mark.parametrize("profile", ["fast", "portable"])
-def test_gguf_and_onnx_runtime_decode_the_same_numbers(scheme: str, profile: str, tmp_path: Path) -> None:
-    module = irlab.load(tiny_model(tmp_path / "model", "qwen3"))
-    module = irlab.run(module, f"fuse,quantize{{scheme={scheme} group=32}}")
+SCHEMES = {
+    "int4": "Q4_0", "int5": "Q5_0", "int8": "Q8_0", "mxfp4": "MXFP4",
+    "q4_0": "Q4_0", "q5_1": "Q5_1", "iq4_nl": "IQ4_NL", "iq4_xs": "IQ4_XS", "tq2_0": "TQ2_0",
+    "q2_k": "Q2_K", "q3_k": "Q3_K", "q4_k": "Q4_K", "q5_k": "Q5_K", "q6_k": "Q6_K",
+}  # fmt: skip
+"""Schemes that GGUF holds code for code, and as which type."""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Module:
+    """A model whose matrices are whole blocks of 256."""
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    return irlab.run(irlab.load(tiny_model(tmp_path_factory.mktemp("model"), "qwen3", **sizes)), "fuse")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_gguf_and_onnx_runtime_decode_the_same_numbers(wide: Module, scheme: str, tmp_path: Path) -> None:
+    module = irlab.run(wide.clone(), f"quantize{{scheme={scheme}}}")
     irlab.emit(module, "gguf", tmp_path / "m.gguf", parity=False)
+    irlab.emit(module, "ir", tmp_path / "m.irlab", embed=True)
+    stored = irlab.load(tmp_path / "m.irlab")
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    profiles = ("fast", "portable") if scheme in ("int4", "int8", "mxfp4", "q3_k") else ("fast",)
     for number, (gguf_name, name) in enumerate(MATRICES.items()):
         tensor = tensors[gguf_name]
+        assert tensor.tensor_type.name == SCHEMES[scheme]
         from_gguf = gguf.dequantize(tensor.data, tensor.tensor_type)
-        from_onnx = through_onnx_runtime(module.weights[name], tmp_path / f"onnx{number}", profile)
-        np.testing.assert_array_equal(from_gguf, from_onnx)
+        for profile in profiles:
+            from_onnx = through_onnx_runtime(module.weights[name], tmp_path / f"onnx{number}{profile}", profile)
+            np.testing.assert_array_equal(from_gguf, from_onnx)
         np.testing.assert_array_equal(from_gguf, module.weights[name].recipe.read())
+        np.testing.assert_array_equal(from_gguf, stored.weights[name].recipe.read())
+        if isinstance(module.weights[name].type.encoding, GGMLEncoding):
+            codes = module.weights[name].recipe.codes(0, len(from_gguf))
+            np.testing.assert_array_equal(tensor.data, codes["blocks"])
 
 
 @pytest.mark.parametrize("scheme", ["int4", "int8"])

@@ -29,6 +29,14 @@ class Scaling(NamedTuple):
 class Scales(ABC):
     """Base of the ways to scale a block."""
 
+    has_offset: ClassVar[bool] = False
+    """Whether something is added to the scaled levels."""
+
+    @property
+    def group_count(self) -> int:
+        """Groups of a block that have scales of their own."""
+        return 1
+
     @abstractmethod
     def choose(self, x: Floats, importance: Floats, levels: Levels) -> Fields:
         """The best fields found for blocks x: f32[n, size]; importance: f32[m, size], row i % m for block i; with no
@@ -93,6 +101,8 @@ class TableScale(Scales):
 class ScaleAndOffset(Scales):
     """d * q + m, both f16. `steps`: numbers of steps that may span a block."""
 
+    has_offset = True
+
     steps: tuple[float, ...]
 
     def choose(self, x: Floats, importance: Floats, levels: Levels) -> Fields:
@@ -114,11 +124,17 @@ class AffineScales(Scales):
     """d * a * q - dmin * b: d and dmin f16, a and b integers up to `highest` of each of `groups` groups, stored as one
     field "scales", first all a, then all b. See kernels.py for `steps`, `turns` and `reach`."""
 
+    has_offset = True
+
     groups: int
     highest: int
     steps: tuple[float, ...]
     turns: int = 2
     reach: int = 1
+
+    @property
+    def group_count(self) -> int:
+        return self.groups
 
     def choose(self, x: Floats, importance: Floats, levels: Levels) -> Fields:
         from .. import kernels
@@ -150,6 +166,10 @@ class SignedScales(Scales):
     turns: int = 2
     reach: int = 1
 
+    @property
+    def group_count(self) -> int:
+        return self.groups
+
     def choose(self, x: Floats, importance: Floats, levels: Levels) -> Fields:
         from .. import kernels
 
@@ -180,6 +200,10 @@ class ByteScales(Scales):
     """The scale of each byte."""
     usable: ClassVar[int]
     """So many bytes, from 0 on, have ascending scales; the others are never written."""
+
+    @property
+    def group_count(self) -> int:
+        return self.groups
 
     def choose(self, x: Floats, importance: Floats, levels: Levels) -> Fields:
         from .. import kernels

@@ -9,8 +9,8 @@ import pytest
 from onnx_files import op_types, run_directory, write
 
 from irlab import GraphBuilder
-from irlab.encodings import Encoding, IntegerEncoding
-from irlab.errors import LegalityError
+from irlab.backends.onnx import ONNX
+from irlab.encodings import Encoding, IntegerEncoding, parse_encoding
 from irlab.ir import Module
 from irlab.ops import nn
 from irlab.types import bf16, f16, f32, tensor
@@ -93,7 +93,39 @@ def test_scales_are_exact_in_half_precision(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.T, recipe.read().astype(np.float16))
 
 
-def test_an_encoding_without_an_onnx_form_is_refused_by_name(tmp_path: Path) -> None:
-    module = table_and_linear(encoded(8, 64, IntegerEncoding(3, True, 32, f16)))
-    with pytest.raises(LegalityError, match=r"weight 'w' is encoded as q<int3.*cannot hold"):
-        write(module, tmp_path / "out")
+FORMS = {
+    "q<int2, sym, group=32, scale=f16>": ("native", "int2"),
+    "q<int2, asym, group=64, scale=f16>": ("native", "int2"),
+    "q<int3, asym, group=32, scale=f16>": ("emulated", "int4"),
+    "q<int6, sym, group=64, scale=i8>": ("emulated", "int8"),
+    "q<int4, sym, group=32, scale=i8>": ("native", "int4"),
+    "q<int8, sym, group=tensor, scale=f32>": ("native", "int8"),
+    "f<e2m1, group=32, scale=e8m0>": ("emulated", "int8"),
+    "f<e2m1, group=16, scale=e4m3>": ("emulated", "int8"),
+    "f<e2m3, group=32, scale=e8m0>": ("emulated", "int8"),
+    "f<e4m3, group=0, scale=f32>": ("emulated", "decoded"),
+    "table<iq4_nl, group=32, scale=f16>": ("emulated", "int8"),
+    "table<nf4, group=64, scale=f16>": ("emulated", "decoded"),
+    "codebook<4>": ("emulated", "decoded"),
+    "ggml<q4_0>": ("native", "int4"),
+    "ggml<q8_0>": ("native", "int8"),
+    "ggml<q5_0>": ("emulated", "int8"),
+    "ggml<q3_k>": ("emulated", "int4"),
+    "ggml<q6_k>": ("emulated", "int8"),
+    "ggml<iq4_xs>": ("emulated", "int8"),
+    "ggml<q4_k>": ("emulated", "decoded"),
+}
+"""How the fast profile holds each encoding, and as what."""
+
+
+@pytest.mark.parametrize("profile", ["fast", "portable"])
+@pytest.mark.parametrize("text", FORMS)
+def test_every_encoding_is_read_as_the_very_numbers(text: str, profile: str, tmp_path: Path) -> None:
+    encoding = parse_encoding(text)
+    recipe = encoded(24, 256, encoding)
+    check_exact(recipe, tmp_path / "out", profile)
+    if profile == "fast":
+        holding, stored = FORMS[text]
+        plan = {row.what: row for row in ONNX().plan(table_and_linear(recipe))}
+        assert plan[text].holding == holding and ONNX().holds(encoding) == (holding == "native")
+        assert stored in plan[text].note or holding == "native"
