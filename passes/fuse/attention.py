@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from irlab import dims
 from irlab.ir import Value
 from irlab.ops import nn, prim
-from irlab.pattern import Pattern, Variable, p
+from irlab.pattern import OpConstructor, Pattern, Variable, p
 from irlab.rewrite import Match, Rule
 from irlab.types import bool_
 
@@ -118,7 +120,32 @@ class FuseGroupedAttention(AttentionRule):
 
 
 class MaskRule(Rule):
-    """A mask of nn.attention that says what an attribute says better; `rest` is what it hides beside."""
+    """A comparison of positions in the mask of nn.attention, which an attribute says better.
+
+    `compare` sets query position - key position against a number `bound`; `rest` is what the mask hides beside.
+    """
+
+    compare: ClassVar[OpConstructor]
+    unset: ClassVar[dict[str, object]]
+    """The attribute, not given so far."""
+
+    def pattern(
+        self,
+        q: Variable,
+        k: Variable,
+        v: Variable,
+        sinks: Variable,
+        rest: Variable,
+        queries: Variable,
+        keys: Variable,
+        offset: Variable,
+        bound: Variable,
+    ) -> Pattern:
+        at = p.reshape(p.iota(start=offset, step=1)).named(queries)
+        behind = p.shared(at - p.reshape(p.iota(start=0, step=1)).named(keys))
+        test = p.shared(type(self).compare(behind, p.const(bound)))
+        mask = p.any_of(p.and_(test, rest), p.where(test, rest, p.const(_MINUS_INFINITY)), test)
+        return p.attention(q, k, v, mask, p.optional(sinks), **self.unset)
 
     def where(self, m: Match) -> bool | str:
         (*_, seq, _), (*_, total, _) = (value.type.shape for value in m.root.operands[:2] if value is not None)
@@ -128,64 +155,38 @@ class MaskRule(Rule):
             return f"queries count from {m.offset}, not from {total - seq}"
         return True
 
-    @staticmethod
-    def attention(
-        q: Variable, k: Variable, v: Variable, sinks: Variable, test: Pattern, rest: Variable, **attributes: object
-    ) -> Pattern:
-        hiding = p.any_of(p.and_(test, rest), p.where(test, rest, p.const(_MINUS_INFINITY)), test)
-        return p.attention(q, k, v, hiding, p.optional(sinks), **attributes)
+    def rewrite(self, m: Match) -> Value:
+        return m.root.rebuild((m.q, m.k, m.v, m.rest, m.sinks), **self.attributes(m)).result
 
-    @staticmethod
-    def behind(queries: Variable, keys: Variable, offset: Variable) -> Pattern:
-        """How many positions a key lies behind a query: [seq, total]."""
-        at = p.reshape(p.iota(start=offset, step=1)).named(queries)
-        return p.shared(at - p.reshape(p.iota(start=0, step=1)).named(keys))
+    def attributes(self, m: Match) -> dict[str, object]:
+        """The attribute as the mask says it."""
+        return {}
 
 
 class FuseCausalMask(MaskRule):
     """attention under query position - key position >= 0  ->  attention {causal=true}."""
 
-    def pattern(
-        self,
-        q: Variable,
-        k: Variable,
-        v: Variable,
-        sinks: Variable,
-        rest: Variable,
-        queries: Variable,
-        keys: Variable,
-        offset: Variable,
-    ) -> Pattern:
-        test = p.shared(p.ge(self.behind(queries, keys, offset), p.const(0)))
-        return self.attention(q, k, v, sinks, test, rest, causal=False)
+    compare = p.ge
+    unset = {"causal": False}
 
-    def rewrite(self, m: Match) -> Value:
-        return m.root.rebuild((m.q, m.k, m.v, m.rest, m.sinks), causal=True).result
+    def where(self, m: Match) -> bool | str:
+        return super().where(m) if m.bound == 0 else f"hidden from {m.bound} on, not from 0"
+
+    def attributes(self, m: Match) -> dict[str, object]:
+        return {"causal": True}
 
 
 class FuseWindowMask(MaskRule):
     """attention under query position - key position < window  ->  attention {window=...}."""
 
-    def pattern(
-        self,
-        q: Variable,
-        k: Variable,
-        v: Variable,
-        sinks: Variable,
-        rest: Variable,
-        queries: Variable,
-        keys: Variable,
-        offset: Variable,
-        window: Variable,
-    ) -> Pattern:
-        test = p.shared(p.lt(self.behind(queries, keys, offset), p.const(window)))
-        return self.attention(q, k, v, sinks, test, rest, window=0)
+    compare = p.lt
+    unset = {"window": 0}
 
     def where(self, m: Match) -> bool | str:
-        return super().where(m) if m.window > 0 else "a window of nothing"
+        return super().where(m) if m.bound > 0 else "a window of nothing"
 
-    def rewrite(self, m: Match) -> Value:
-        return m.root.rebuild((m.q, m.k, m.v, m.rest, m.sinks), window=int(m.window)).result
+    def attributes(self, m: Match) -> dict[str, object]:
+        return {"window": int(m.bound)}
 
 
 class ShareKVHeads(Rule):
