@@ -79,6 +79,12 @@ for (const [uid, { sources }] of origins) {
   for (const source of sources) becomes.set(source, [...(becomes.get(source) ?? []), uid]);
 }
 
+/** Who stands for an op in a state: itself, or what it was made from, or what it became; the last of them first. */
+function inState(state, uid) {
+  const kin = [uid, ...(origins.get(uid)?.sources ?? []).toReversed(), ...(becomes.get(uid) ?? [])];
+  return kin.find((each) => state.byUid.has(each));
+}
+
 // The steps a reader goes through: the input, then each pass.
 const steps = [{ text: "input", before: 0, after: 0, input: true, depth: 0, diff: { ops: [], weights: [] } }, ...raw.steps];
 

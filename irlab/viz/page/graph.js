@@ -118,7 +118,7 @@ function drawOp(parent, op, box, x, y, { width, height }, side) {
     s("rect", { class: "tint", x, y, width, height, rx: 6, fill: line }),
     s("path", { class: "stripe", fill: line, d: `M${x + 6} ${y}h-1a5 5 0 0 0 -5 5v${height - 10}a5 5 0 0 0 5 5h1z` }),
     s("text", { class: "title", x: x + 14, y: y + 18 }, cut(title, room),
-      leaf && title.length + leaf.length + 2 <= room + 1 && s("tspan", { class: "quiet leaf", dx: CHARACTER }, leaf)));
+      leaf && room - title.length > 4 && s("tspan", { class: "quiet leaf", dx: CHARACTER }, cut(leaf, room - title.length - 1))));
   let at = y + 18;
   if (op.types.length && op.opname !== "return") node.append(s("text", { class: "type", x: x + 14, y: (at += LINE) }, cut(op.types[0], room)));
   if (op.weightLine) node.append(s("text", { class: "weight", x: x + 14, y: (at += LINE) }, `■ ${cut(op.weightLine, room - 2)}`));
@@ -226,7 +226,7 @@ function aim({ side, svg, canvas, root }, focus) {
     return;
   }
   const { width, height } = svg.getBoundingClientRect();
-  const wanted = focus.uid !== undefined ? found[side].get(`op:${focus.uid}`) : focus.path ? found[side].get(`box:${focus.path}`) : null;
+  const wanted = focus.uid !== undefined ? found[side].get(`op:${inState(states[currentStep()[side]], focus.uid)}`) : focus.path ? found[side].get(`box:${focus.path}`) : null;
   if (wanted) {
     const k = Math.min(0.9, Math.max(0.45, Math.min((width - 60) / wanted.width, (height - 60) / wanted.height)));
     moveTo(canvas, side, { k, x: width / 2 - wanted.x * k, y: height / 2 - wanted.y * k });

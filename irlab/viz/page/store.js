@@ -41,7 +41,7 @@ function showOp(uid, change = {}) {
     looking.step = change.step;
   }
   for (const state of [stateBefore(), stateAfter()]) {
-    for (const box of chainTo(state.root, uid) ?? []) looking.toggled.set(box.path, true);
+    for (const box of chainTo(state.root, inState(state, uid)) ?? []) looking.toggled.set(box.path, true);
   }
   look({ op: uid, tab: "graph", ...change }, { uid });
 }

@@ -3,7 +3,10 @@
 function treeView() {
   const step = currentStep();
   const state = looking.side === "before" ? states[step.before] : states[step.after];
+  const scrolled = $("#tree").scrollTop;
   put($("#tree"), h("h2", {}, "Modules"), h("ul", { role: "tree" }, rows(state.root, 0)));
+  $("#tree").scrollTop = scrolled;
+  $("#tree .selected")?.scrollIntoView({ block: "nearest" });
 }
 
 function rows(box, depth) {

@@ -130,6 +130,12 @@ def test_search_finds_an_op_unfolds_what_is_around_it_and_brings_it_into_view(op
     assert opened.in_view('.pane[data-side="before"] .op.selected')
 
 
+def test_where_an_op_is_not_there_yet_what_it_was_made_from_comes_into_view(opened: Opened):
+    opened.find("layers.2 gated_mlp")
+    assert opened.in_view('.pane[data-side="after"] .op.selected')
+    assert opened.in_view('.pane[data-side="before"] .op.removed:has(.leaf:text-is("down_proj")) >> nth=-1')
+
+
 def test_search_says_when_nothing_is_found(opened: Opened):
     opened.press("/")
     opened.page.keyboard.type("no such op")
