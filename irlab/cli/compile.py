@@ -44,6 +44,10 @@ def compile_input(args: argparse.Namespace) -> int:
             raise UsageError(f"--emit {output.target} needs a place to go", "follow it with -o OUT")
     _require_writable(args, outputs, backends)
     sizes = parse_sizes(args.sizes)
+    if args.dump_format and not args.dump_each:
+        raise UsageError(
+            "--dump-format is the format of --dump-each DIR", "the suffix of --dump-graph FILE says its own"
+        )
     passes = build_pipeline(args.passes)
     _require_in_pipeline({*args.print_ir_before, *args.print_ir_after} - {"*"}, passes)
     ctx = _context(

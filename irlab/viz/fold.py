@@ -16,6 +16,9 @@ from .picture import ROOT, Edge, Group, Node, Picture
 MIN_OPS: Final = 3
 """A group of fewer ops than this is not worth folding: the steps of a Sequential are not layers."""
 
+MAX_LISTED: Final = 3
+"""Layers at equal distances are listed up to here."""
+
 
 def fold(picture: Picture) -> Picture:
     """The picture with the first of several equal layers drawn for all of them."""
@@ -141,11 +144,20 @@ def _standing_for(first: Group, others: list[Group]) -> Group:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as text: [1, 2, 3, 7] -> "1-3, 7"."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1] = [runs[-1][0], number]
+    """Numbers as text: [1, 2, 3, 7] -> "1-3, 7"; [0, 2, 4, 6] -> "0, 2 ... 6"."""
+    rest = sorted(numbers)
+    parts = []
+    while rest:
+        step = rest[1] - rest[0] if len(rest) > 1 else 0
+        count = 1
+        while count < len(rest) and rest[count] - rest[count - 1] == step:
+            count += 1
+        if step == 1:
+            parts.append(f"{rest[0]}-{rest[count - 1]}")
+        elif count > MAX_LISTED:
+            parts.append(f"{rest[0]}, {rest[1]} ... {rest[count - 1]}")
         else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if run[0] == run[-1] else f"{run[0]}-{run[-1]}" for run in runs)
+            count = 1
+            parts.append(str(rest[0]))
+        del rest[:count]
+    return ", ".join(parts)

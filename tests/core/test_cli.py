@@ -224,6 +224,7 @@ def test_a_run_can_be_looked_at(tmp_path: Path) -> None:
     assert (found["flops"], found["parameters"], found["bytes"]) == ("batch*64", 32, 128)
     assert found["peak_activation_bytes"] == 3 * 4 * 4
     assert "not empty" in fails(1, "-", "--dump-each", tmp_path / "each", stdin=SMALL)
+    assert "--dump-each" in fails(2, "-", "--dump-format", "dot", stdin=SMALL)
     assert "no size 'bach'" in fails(2, "-", "--stats", "--sizes", "bach=3", stdin=SMALL)
 
 

@@ -8,6 +8,7 @@ from layered_models import branching, layered
 import irlab
 from irlab import GraphBuilder, nn, prim
 from irlab.viz import ROOT, Picture, collapse, fit, fold, inline_constants, picture_of
+from irlab.viz.fold import ranges
 
 
 def check(picture: Picture) -> None:
@@ -77,6 +78,21 @@ def test_equal_layers_are_drawn_once(cached: bool) -> None:
 def test_layers_that_differ_are_drawn_apart() -> None:
     notes = [g.note for g in fold(picture_of(layered([0, 4, 0, 4, 0, 8]))).groups.values() if g.note]
     assert notes == ["layers 2, 4: same as layer 0", "layer 3: same as layer 1"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([], ""),
+        ([4], "4"),
+        ([1, 2, 3, 7], "1-3, 7"),
+        ([7, 1, 3, 4, 5], "1, 3-5, 7"),
+        ([2, 4, 6], "2, 4, 6"),
+        ([2, 4, 6, 8, 9], "2, 4 ... 8, 9"),
+    ],
+)
+def test_numbers_of_layers_are_told_briefly(numbers: list[int], text: str) -> None:
+    assert ranges(numbers) == text
 
 
 def test_layers_that_only_differ_in_how_values_flow_are_drawn_apart() -> None:
