@@ -11,6 +11,7 @@ from .options import format_value
 from .overlay import LayerRow, known_names
 from .passmgr import Exactness, Pass, Repeat, RulePass
 from .schedule import Scheduled, configure, schedule
+from .sweep import LayerPass
 
 _FROM_BEST: Final[tuple[Exactness, ...]] = ("exact", "close", "lossy")
 
@@ -48,6 +49,8 @@ def _step(step: Pass, module: Module | None, names: Sequence[str] | None) -> Ite
         yield f"    {row}{_reach(row, names)}"
     if isinstance(step, RulePass):
         yield f"    rules: {', '.join(dict.fromkeys(rule.name for rule in step.rules()))}"
+    if isinstance(step, LayerPass) and step.needs():
+        yield f"    learns from calibration data: {', '.join(need.__name__ for need in step.needs())}"
     if isinstance(step, Repeat):
         for inner in step.body:
             yield from (f"    {line}" for line in _step(inner, module, names))

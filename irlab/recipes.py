@@ -58,6 +58,7 @@ class Calibration:
     text: str = ""
     sha256: str = ""
     tokens: int = 0
+    length: int = 0
 
 
 @dataclass(frozen=True)

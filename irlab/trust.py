@@ -10,8 +10,8 @@ import hashlib
 import hmac
 import os
 import secrets
-import sys
-from pathlib import Path
+
+from .cache import default_directory
 
 
 def signature(text: str) -> str:
@@ -26,7 +26,7 @@ def is_signed(text: str, given: str) -> bool:
 
 
 def _key() -> bytes:
-    path = _directory() / "signing.key"
+    path = default_directory() / "signing.key"
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,11 +35,3 @@ def _key() -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
-
-
-def _directory() -> Path:
-    if given := os.environ.get("IRLAB_CACHE"):
-        return Path(given)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "irlab" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "irlab"

@@ -175,7 +175,8 @@ def _actions(actions: list[argparse.Action]) -> str:
     for action in actions:
         names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar}`"
         takes = _takes(action)
-        rows.append(f"| {names}{f' `{cell(takes)}`' if takes else ''} | {cell(_prose(action.help or ''))} |")
+        meaning = (action.help or "").replace("%%", "%")  # as argparse prints it
+        rows.append(f"| {names}{f' `{cell(takes)}`' if takes else ''} | {cell(_prose(meaning))} |")
     return "\n".join(rows)
 
 

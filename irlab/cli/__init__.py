@@ -2,7 +2,9 @@
 
 options.py   the options and the help text             entry.py    main: dispatch, errors, exit status
 answers.py   options that are questions of their own   compile.py  INPUT through the passes to the outputs
-lift.py      INPUT into a module
+lift.py      INPUT into a module                       recipe.py   --recipe, --save-recipe
+replay.py    a reproducer's options                    reduce.py   --reduce
+completion.py  what shells complete
 """
 
 from .entry import main

@@ -59,6 +59,13 @@ def _reduce(args: argparse.Namespace) -> int:
     return reduce_input(args)
 
 
+def _print_completion(args: argparse.Namespace) -> int:
+    from .completion import completion_script
+
+    print(completion_script(args.print_completion))
+    return 0
+
+
 def _diff(args: argparse.Namespace) -> int:
     import difflib
 
@@ -75,6 +82,7 @@ ANSWERS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "list_backends": _list_backends,
     "help_pass": _help_pass,
     "explain": _explain,
+    "print_completion": _print_completion,
     "reduce": _reduce,
     "diff": _diff,
     "new_plugin": _new_plugin,

@@ -48,18 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _completed(args: argparse.Namespace, words: Sequence[str]) -> argparse.Namespace:
-    """`args` with what a reproducer or a recipe says, then defaults, where the command line says nothing."""
+    """`args` with what a reproducer or a recipe says where the command line says nothing."""
     from .. import registry
 
     args = replayed(args, words)
     for file in args.load:
         registry.load_file(file)
     if args.recipe:
-        from .recipe import apply_recipe
+        from .recipe import with_recipe
 
-        apply_recipe(args)
-    args.seed = 0 if args.seed is None else args.seed
-    args.device = args.device or "cpu"
+        args = with_recipe(args, words)
     return args
 
 

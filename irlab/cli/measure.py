@@ -31,8 +31,6 @@ class Measurements:
     """Everything that --eval asks for, as it is measured: an instrument around passes, then once for each output."""
 
     def __init__(self, args: argparse.Namespace, ctx: Context, targets: Sequence[str]) -> None:
-        from ..quality import EvaluateEach
-
         missing = [name for name in args.eval_in if name not in targets]
         if missing or (args.eval_in and args.eval is None):
             raise UsageError(
@@ -44,6 +42,8 @@ class Measurements:
         self.found: dict[str, Any] = {}
         self.instrument = None
         if args.eval is not None:
+            from ..quality import EvaluateEach  # imports torch
+
             self.instrument = EvaluateEach(Sample(args.eval, args.eval_tokens, EVAL_LENGTH), ctx, self._note)
 
     def _note(self, name: str, quality: Any) -> None:

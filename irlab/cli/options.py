@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 
+USAGE = "irlab-opt [INPUT] [-p PIPELINE | --recipe FILE.toml] [--emit TARGET -o OUT]... [option]..."
+
 EXAMPLES = """\
 examples:
-  irlab-opt demo -p "fuse,quantize{scheme=int4 group=32},kv-cache" --emit gguf -o demo.gguf --emit onnx -o demo-onnx
-  irlab-opt models/llama -p fuse                              print the IR after fusion
-  irlab-opt models/llama -p fuse --emit "gguf{type=q4_k_m}" -o llama.gguf
-  irlab-opt model.ir -p canonicalize,cse --print-ir-after-change
-  irlab-opt demo -p fuse --why-not fuse-attention             why a rule did not fire
-  irlab-opt --help-pass quantize                              the options of a pass
+  compile    irlab-opt demo -p "fuse,quantize{scheme=int4 group=32},kv-cache" --emit gguf -o a.gguf --emit onnx -o b
+             irlab-opt models/llama -p fuse --emit "gguf{type=q4_k_m}" -o llama.gguf
+             irlab-opt models/llama -p "fuse,kv-cache" --plan --emit gguf -o x.gguf        can the target hold it?
+  per layer  irlab-opt demo -p 'fuse,quantize{scheme=int4}@"model.layers.{0..1}.*"{scheme=int8}'
+  repeat     irlab-opt demo -p fuse,quantize --emit gguf -o a.gguf --save-recipe run.toml; irlab-opt --recipe run.toml
+  look       irlab-opt models/llama -p fuse                                                the IR after fusion
+             irlab-opt model.ir -p canonicalize,cse --print-ir-after-change --timing
+             irlab-opt demo -p fuse --dump-graph demo.svg --stats
+  ask        irlab-opt --list-passes; irlab-opt --help-pass quantize
+             irlab-opt --explain quantize,kv-cache                                         what would run, and why
+             irlab-opt demo -p canonicalize --why-not fuse-attention@layers.0              why a rule does not fire
+  trust      irlab-opt demo -p fuse --check=rewrites                                       numbers at each rewrite
+  debug      irlab-opt demo --load my_pass.py -p fuse,my-pass --reproducer bug.ir; irlab-opt bug.ir
+             irlab-opt --reduce 'irlab-opt {}' --reduce-match "no luck" bug.ir -o small.ir
+  complete   irlab-opt --print-completion bash > ~/.local/share/bash-completion/completions/irlab-opt
+Quote what has braces and commas, or the shell expands it.
+exit status: 0 done, 1 the input or request is at fault, 2 usage, 3 a verification or check failed
 """
 
 
@@ -45,17 +59,41 @@ class _OutputPath(argparse.Action):
         namespace.outputs = outputs
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} ({self._hint(message) or 'irlab-opt --help shows the options'})\n")
+
+    def _hint(self, message: str) -> str:
+        from difflib import get_close_matches
+
+        known = [name for action in self._actions for name in action.option_strings]
+        if unknown := re.match(r"unrecognized arguments: (?:.*? )?(--?[\w-]+)", message):
+            word = unknown[1]
+        elif choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            word, known = choice[1], re.findall(r"[\w-]+", choice[2])
+        else:
+            return ""
+        near = get_close_matches(word, known, 1, 0.5)
+        return f"did you mean {near[0]}?" if near else ""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `irlab-opt`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="irlab-opt",
+        usage=USAGE,
+        allow_abbrev=False,
         description="A compiler for LLM efficiency: one graph IR, to GGUF, ONNX and Hugging Face.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_compiling(parser)
+    _add_recipes(parser.add_argument_group("recipes"))
     _add_looking(parser.add_argument_group("looking"))
     _add_checking(parser.add_argument_group("checking"))
+    _add_debugging(parser.add_argument_group("when something fails"))
     _add_data(parser.add_argument_group("data"))
     _add_running(parser.add_argument_group("running"))
     _add_extending(parser.add_argument_group("extending"))
@@ -75,15 +113,6 @@ def _add_compiling(group: argparse._ActionsContainer) -> None:
         "-p", "--passes", default="", metavar="PIPELINE", help='passes to run: "fuse,quantize{scheme=int4}"'
     )
     group.add_argument(
-        "--recipe",
-        type=Path,
-        metavar="FILE.toml",
-        help="pipeline, options per layer, seed, data and outputs from a file",
-    )
-    group.add_argument(
-        "--save-recipe", type=Path, metavar="FILE.toml", help="write what was run, to be run again with --recipe"
-    )
-    group.add_argument(
         "--emit",
         action=_Emit,
         dest="outputs",
@@ -100,6 +129,18 @@ def _add_compiling(group: argparse._ActionsContainer) -> None:
         "--plan", action="store_true", help="say how the targets hold the result; compute and write nothing"
     )
     group.add_argument("--report", type=Path, metavar="FILE", help="write what was done and measured as JSON")
+
+
+def _add_recipes(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE.toml",
+        help="pipeline, options per layer, seed, data and outputs from a file",
+    )
+    group.add_argument(
+        "--save-recipe", type=Path, metavar="FILE.toml", help="write what was run, to be run again with --recipe"
+    )
 
 
 def _add_looking(group: argparse._ActionsContainer) -> None:
@@ -123,7 +164,9 @@ def _add_looking(group: argparse._ActionsContainer) -> None:
     group.add_argument("--print-ir-after-change", action="store_true", help="... after each that changed it")
     group.add_argument("--print-ir-after-failure", action="store_true", help="print the IR that a pass failed on")
     group.add_argument(
-        "--why-not", metavar="RULE[@OP]", help="after the passes: where RULE nearly matched, and why it stopped"
+        "--why-not",
+        metavar="RULE[@OP]",
+        help="after the passes: where RULE nearly matched and why it stopped; OP: part of a location, or %%12",
     )
     group.add_argument(
         "--dump-graph",
@@ -147,7 +190,9 @@ def _add_looking(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument("--stats", action="store_true", help="count ops, parameters, bytes, work and memory")
     group.add_argument("--sizes", default="", metavar="SIZES", help='for --stats: "batch=1 seq=512 past=0" (default)')
-    group.add_argument("--timing", action="store_true", help="time per pass and rule")
+    group.add_argument(
+        "--timing", action="store_true", help="time of lifting, passes, rules, writing and parity, as a tree"
+    )
     group.add_argument("--diff", nargs=2, metavar=("A", "B"), help="compare two models as IR text")
 
 
@@ -165,6 +210,15 @@ def _add_checking(group: argparse._ActionsContainer) -> None:
         help="compare numbers before and after each rewrite or pass",
     )
     group.add_argument(
+        "--parity",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="run outputs in their real runtime (default for small models)",
+    )
+
+
+def _add_debugging(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
         "--reproducer",
         type=Path,
         metavar="FILE.ir",
@@ -178,12 +232,6 @@ def _add_checking(group: argparse._ActionsContainer) -> None:
     group.add_argument("--reduce-match", default="", metavar="TEXT", help="what COMMAND prints when it fails this way")
     group.add_argument(
         "--reduce-timeout", type=float, default=60.0, metavar="SECONDS", help="longest time of one COMMAND (default 60)"
-    )
-    group.add_argument(
-        "--parity",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="run outputs in their real runtime (default for small models)",
     )
 
 
@@ -205,10 +253,12 @@ def _add_data(group: argparse._ActionsContainer) -> None:
 
 
 def _add_running(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--device", choices=("cpu", "cuda"), help="where the interpreter computes (default cpu)")
+    group.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where the interpreter computes (default cpu)"
+    )
     group.add_argument("--revision", metavar="R", help="hub revision")
     group.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
-    group.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
     group.add_argument("--jobs", type=int, default=2, metavar="N", help="threads for computing weights")
     group.add_argument("-q", "--quiet", action="store_true", help="print only what was asked for")
     group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
@@ -219,4 +269,10 @@ def _add_extending(group: argparse._ActionsContainer) -> None:
     group.add_argument("--new-plugin", metavar="NAME", help="write a small package with a pass of yours, and its tests")
     group.add_argument(
         "--directory", type=Path, default=Path("."), metavar="DIR", help="where --new-plugin makes the folder NAME"
+    )
+    group.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=("bash", "zsh", "fish", "tcsh", "powershell"),
+        help="print what makes bash, zsh, fish ... complete this command",
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import InputError, UsageError
-from .options import Output
+from .options import Output, build_parser
 
 if TYPE_CHECKING:
     from ..ir import Module
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..target import Backend
 
 
-def apply_recipe(args: argparse.Namespace) -> None:
-    """Fill `args` from `--recipe`: what the command line says stays."""
+def with_recipe(args: argparse.Namespace, words: Sequence[str]) -> argparse.Namespace:
+    """`args`, which `words` were parsed into, with what `--recipe` says where they say nothing."""
     from ..recipes import read_recipe
 
     recipe = read_recipe(args.recipe)
@@ -32,31 +32,35 @@ def apply_recipe(args: argparse.Namespace) -> None:
             f"{args.recipe} was made with --load {files}", "give it too: recipes run no code by themselves"
         )
     recipe.require_calibration()
-    args.passes = ",".join(map(str, recipe.passes()))
-    if args.input is None and recipe.model.input:
-        args.input = recipe.resolve(recipe.model.input)
-    args.revision = args.revision or recipe.model.revision or None
-    args.fingerprint = recipe.model.fingerprint
-    args.seed = recipe.seed if args.seed is None else args.seed
-    args.device = recipe.device if args.device is None else args.device
-    args.target = [*args.target, *recipe.targets]
-    if not args.outputs and not args.ir_output and not args.plan:
-        args.outputs = [_output(recipe, each.target, each.output) for each in recipe.emit] or None
-    _apply_calibration(args, recipe)
+    parser = build_parser()
+    parser.set_defaults(**{name: value for name, value in _defaults(recipe).items() if value})
+    new = parser.parse_args(list(words))
+    new.passes = ",".join(map(str, recipe.passes()))
+    new.target = [*new.target, *recipe.targets]
+    if not new.outputs and not new.ir_output and not new.plan:
+        new.outputs = [_output(recipe, each.target, each.output) for each in recipe.emit] or None
+    return new
+
+
+def _defaults(recipe: RunRecipe) -> dict[str, object]:
+    """What the recipe says of options that take one value."""
+    data = recipe.calibration
+    return {
+        "input": recipe.resolve(recipe.model.input) if recipe.model.input else None,
+        "revision": recipe.model.revision,
+        "fingerprint": recipe.model.fingerprint,
+        "seed": recipe.seed,
+        "device": recipe.device,
+        "calibration": recipe.resolve(data.text) if data.text else None,
+        "calibration_tokens": data.tokens,
+        "calibration_length": data.length,
+    }
 
 
 def _output(recipe: RunRecipe, target: str, output: str) -> Output:
     if not target or not output:
         raise InputError(f"{recipe.path}: each [[emit]] has a target and an output")
     return Output(target, recipe.path.parent / output)
-
-
-def _apply_calibration(args: argparse.Namespace, recipe: RunRecipe) -> None:
-    data = recipe.calibration
-    if data.text and getattr(args, "calibration", None) is None:
-        args.calibration = recipe.resolve(data.text)
-    if data.tokens and getattr(args, "calibration_tokens", None) is None:
-        args.calibration_tokens = data.tokens
 
 
 def require_model(args: argparse.Namespace, module: Module) -> None:
@@ -79,11 +83,11 @@ def save_recipe(
 
     path: Path = args.save_recipe
     pipeline, layers = resolved(passes)
-    source = str(getattr(args, "calibration", None) or "")
     calibration = Calibration()
-    if source:
-        sha256 = file_sha256(Path(source)) if Path(source).exists() else ""
-        calibration = Calibration(relative(source, path), sha256, getattr(args, "calibration_tokens", None) or 0)
+    if args.calibration:
+        sha256 = file_sha256(Path(args.calibration)) if Path(args.calibration).exists() else ""
+        source = relative(args.calibration, path)
+        calibration = Calibration(source, sha256, args.calibration_tokens, args.calibration_length)
     written = [
         Written(f"{backend.name}{backend.option_text(resolved=True)}", relative(str(output.path), path))
         for backend, output in zip(backends, outputs)

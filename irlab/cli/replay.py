@@ -12,7 +12,10 @@ from typing import Final
 from ..errors import InputError
 from .options import build_parser
 
-REPLAYED: Final = ("--passes", "--seed", "--check", "--device", "--target", "--verify-each", "--no-verify-each")
+REPLAYED: Final = (
+    "--passes", "--seed", "--check", "--device", "--target", "--verify-each", "--no-verify-each",
+    "--calibration", "--calibration-tokens", "--calibration-length",
+)  # fmt: skip
 """What a reproducer may set: nothing that writes files, or runs code that comes with a model."""
 
 
@@ -23,8 +26,20 @@ def replay_options(args: argparse.Namespace) -> list[str]:
         f"--seed={args.seed}",
         f"--check={args.check}",
         f"--device={args.device}",
+        *_calibration_options(args),
         *(f"--target={name}" for name in dict.fromkeys(targets) if name != "ir"),
         *([] if args.verify_each else ["--no-verify-each"]),
+    ]
+
+
+def _calibration_options(args: argparse.Namespace) -> list[str]:
+    if not args.calibration:
+        return []
+    source = Path(args.calibration)
+    return [
+        f"--calibration={source.resolve() if source.exists() else args.calibration}",
+        f"--calibration-tokens={args.calibration_tokens}",
+        f"--calibration-length={args.calibration_length}",
     ]
 
 
