@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from textwrap import indent
+from textwrap import indent, wrap
 from typing import Final
 
 from .ir import Module
@@ -48,7 +48,8 @@ def _step(step: Pass, module: Module | None, names: Sequence[str] | None) -> Ite
     for row in step.layers.rows:
         yield f"    {row}{_reach(row, names)}"
     if isinstance(step, RulePass):
-        yield f"    rules: {', '.join(dict.fromkeys(rule.name for rule in step.rules()))}"
+        names_of_rules = ", ".join(dict.fromkeys(rule.name for rule in step.rules()))
+        yield from wrap(f"rules: {names_of_rules}", 110, initial_indent=" " * 4, subsequent_indent=" " * 11)
     if isinstance(step, LayerPass) and step.needs():
         yield f"    learns from calibration data: {', '.join(need.__name__ for need in step.needs())}"
     if isinstance(step, Repeat):
