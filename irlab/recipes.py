@@ -38,6 +38,9 @@ from .overlay import LayerRow
 from .passmgr import Pass, Repeat
 from .schedule import build_pipeline, flat
 
+NAMES: Final = ("demo", "self")
+"""The built-in model, and calibration on what the model writes: no paths, whatever files there are."""
+
 MAX_BYTES: Final = 4 << 20
 """A recipe is written by people."""
 
@@ -106,7 +109,7 @@ class RunRecipe:
     def resolve(self, text: str) -> str:
         """A path in the recipe as one to open; hub ids, "demo" and the like, which are no paths here, as they are."""
         beside = self.path.parent / text
-        return str(beside) if beside.exists() else text
+        return str(beside) if text not in NAMES and beside.exists() else text
 
     def require_calibration(self) -> None:
         """Raise InputError where the calibration text is not the one that the recipe was made with."""
@@ -263,7 +266,7 @@ def _toml_value(value: object) -> object:
 
 def relative(path: str, recipe: Path) -> str:
     """`path` as the recipe file names it, if it is one."""
-    if not Path(path).exists() and not Path(path).parent.name:
+    if path in NAMES or not Path(path).exists():
         return path
     try:
         return Path(os.path.relpath(path, recipe.parent)).as_posix()

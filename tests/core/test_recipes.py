@@ -13,7 +13,7 @@ from tiny_models import tiny_model
 import irlab
 from irlab.errors import InputError, IrlabError
 from irlab.model_fingerprint import model_fingerprint
-from irlab.recipes import Model, RunRecipe, read_recipe, resolved, write_recipe
+from irlab.recipes import Model, RunRecipe, read_recipe, relative, resolved, write_recipe
 from irlab.schedule import build_pipeline
 
 RECIPE = """pipeline = "fuse,quantize{scheme=int4},kv-cache"
@@ -161,6 +161,38 @@ def test_written_recipes_read_back(pipeline: str, tmp_path: Path) -> None:
     again = read_recipe(tmp_path / "r.toml")
     assert [str(step) for step in again.passes()] == [str(step) for step in passes]
     assert again.targets == ("gguf",) and again.seed == 0
+
+
+def test_names_that_are_no_paths_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "model").mkdir()
+    recipe = RunRecipe(path=tmp_path / "sub" / "r.toml")
+    for name in ("demo", "HuggingFaceTB/SmolLM2-135M", "python:pkg.mod:name"):
+        assert relative(name, recipe.path) == name and recipe.resolve(name) == name
+    assert relative("model", recipe.path) == "../model"
+    (tmp_path / "sub").mkdir()
+    assert Path(recipe.resolve("../model")).samefile(tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_a_calibrated_recipe_gives_the_same_bytes_without_the_cache(tmp_path: Path) -> None:
+    words = ["the little bird", "saw a red ball", "and the dog ran to it.", "Then", "they went home", "to eat", "again"]
+    (tmp_path / "text.txt").write_text(" ".join(words[i * i % len(words)] for i in range(4000)))
+    outputs = []
+    for place in (tmp_path / "a", tmp_path / "b"):
+        place.mkdir()
+        run: tuple[object, ...] = ("--recipe", tmp_path / "a" / "run.toml", "--emit", "gguf", "-o", place / "m.gguf")
+        if not outputs:
+            pipeline = 'fuse,quantize{method=gptq}@"model.layers.0.*"{scheme=int8},kv-cache'
+            calibration = ("--calibration", tmp_path / "text.txt", "--calibration-tokens", "1024")
+            run = ("demo", "-p", pipeline, *calibration, *run[2:], "--save-recipe", place / "run.toml")
+        result = irlab_opt(*run, "--no-parity", env={**os.environ, "IRLAB_CACHE": str(place / "cache")})
+        assert result.returncode == 0, result.stderr
+        outputs.append((place / "m.gguf").read_bytes())
+    assert outputs[0] == outputs[1]
+    (tmp_path / "text.txt").write_text("another text")
+    assert "text.txt is not the one" in fails(1, "--recipe", tmp_path / "a" / "run.toml")
 
 
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path) -> None:
