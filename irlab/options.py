@@ -145,6 +145,9 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+_PLURAL = {"an integer": "integers", "a number": "numbers", "a name": "names", "a size such as 700MB": "sizes"}
+
+
 def describe_type(hint: Any) -> str:
     """A type in the words of an error message."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -153,7 +156,8 @@ def describe_type(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe_type(a) if a is not type(None) else "none" for a in args)
     if origin is tuple:
-        return f"a comma list of {describe_type(args[0])}"
+        several = describe_type(args[0])
+        return f"a comma list of {_PLURAL.get(several, several)}"
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a name", Bytes: "a size such as 700MB"}
     return words.get(hint, str(hint))
 

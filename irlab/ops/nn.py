@@ -200,7 +200,7 @@ class Attention(NNOp, opname="nn.attention"):
     """softmax(q k^T * scale + mask) v, with grouped key/value heads; the softmax is computed in f32.
 
     q: [batch, heads, seq, head_dim], k: [batch, kv_heads, total, head_dim], v: [batch, kv_heads, total, v_dim]; query
-    head h reads kv head h // (heads / kv_heads). The queries are the *last* seq of the total positions. `causal` hides
+    head h reads kv head h // (heads / kv_heads). The queries are the last seq of the total positions. `causal` hides
     later positions, `window` > 0 those that lie `window` or more back. `mask` is bool (true = visible) or a float bias,
     broadcast to [batch, heads, seq, total]. `softcap` > 0 bends scores to softcap * tanh(score / softcap).
     `sinks`[heads] is one extra logit per head that takes probability and gives nothing.

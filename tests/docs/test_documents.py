@@ -115,7 +115,10 @@ def compare(block: Block, printed: str, page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_every_block_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
+def test_every_block_runs_and_prints_what_the_page_says(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IRLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
     Reader(page, tmp_path).run()
 
 
