@@ -5,8 +5,8 @@ least-squares one, sum(w x q) / sum(w q^2). Candidates differ in how many steps 
 grid has (some codes stay unused) or more (the extremes are clipped). The best is refined by rounding and fitting in
 turn, and kept only where it beats plain rounding. The idea is that of `make_qx_quants` in llama.cpp's ggml-quants.c.
 
-Groups are searched transposed, as [size, groups], so that each step is one pass of NumPy over a block that stays in
-cache, and scaled to their extreme, so that nothing over- or underflows.
+Groups are searched a block at a time, which stays in cache, and scaled to their extreme, so that nothing over- or
+underflows. Rounding and summing, most of the work, is compiled (kernels.py).
 """
 
 from __future__ import annotations
@@ -93,17 +93,12 @@ def search_scales(groups: Floats, grid: IntegerGrid, importance: Floats | None) 
         at = slice(start, min(n, start + step))
         weights = None
         if importance is not None:
-            weights = np.ascontiguousarray(importance[np.arange(at.start, at.stop) % len(importance)].T)
-        block = _Block(np.ascontiguousarray(groups[at].T), grid, weights)
+            weights = importance[np.arange(at.start, at.stop) % len(importance)]
+        block = _Block(groups[at], grid, weights)
         scales[at], zero = block.search()
         if zeros is not None:
             zeros[at] = zero
     return scales, zeros
-
-
-def _dot(a: Floats, b: Floats) -> Floats:
-    """The sum of a * b over each group."""
-    return np.asarray(np.einsum("kn,kn->n", a, b))
 
 
 def _inverse(scale: Floats) -> Floats:
@@ -115,7 +110,7 @@ def _inverse(scale: Floats) -> Floats:
 
 
 class _Block:
-    """The search for groups x[size, n], all at once.
+    """The search for groups x[n, size], all at once.
 
     It sees y = x / unit with abs(y) <= 1; on symmetric grids the unit carries the sign of the extreme, so that the
     longer side of the grid (codes below zero, under a negative scale) always lies where the extreme is. Codes are held
@@ -124,23 +119,23 @@ class _Block:
 
     def __init__(self, x: Floats, grid: IntegerGrid, importance: Floats | None) -> None:
         self.grid = grid
-        top, bottom = x.max(0), x.min(0)
+        columns = np.ascontiguousarray(x.T)  # NumPy reduces these several times faster
+        top, bottom = columns.max(0), columns.min(0)
         if not (np.isfinite(top) & np.isfinite(bottom)).all():
             raise InputError("NaN or infinite numbers cannot be encoded")
         unit = np.where(-bottom > top, bottom, top)
         self.unit = unit if grid.symmetric else np.abs(unit)
         self.unit[unit == 0] = 1
-        self.y = x / self.unit
+        self.y: Floats = np.ascontiguousarray(x / self.unit[:, None], np.float32)
         self.bottom = np.minimum(bottom, 0) / self.unit
         self.top = np.maximum(top, 0) / self.unit
         self.spread = self.top - self.bottom
         self.spread[self.spread == 0] = 1
         if importance is None:
-            squares = self.y * self.y
-            squares += squares.mean(0)
+            squares = np.einsum("nk,nk->n", self.y, self.y)[:, None] / np.float32(self.y.shape[1]) + self.y * self.y
             importance = np.sqrt(squares, out=squares)
-        self.importance = importance
-        self.q, self.rest, self.scratch = (np.empty_like(self.y) for _ in range(3))
+        self.importance: Floats = np.ascontiguousarray(importance, np.float32)
+        self.ones = np.ones_like(self.spread)
 
     def search(self) -> tuple[AnyArray, AnyArray]:
         """The best scales[n] found, and their zero points[n]."""
@@ -163,11 +158,9 @@ class _Block:
         """The fitted scale and the zero point that lose least once the scale is stored."""
         least = np.full(self.unit.shape, np.inf, np.float32)
         best, best_zero = np.zeros_like(least), np.zeros_like(least)
-        for steps in candidates(self.grid, len(self.y)):
+        for steps in candidates(self.grid, self.y.shape[1]):
             inverse, zero = self.lay(steps)
-            self.round(inverse, zero)
-            np.subtract(self.rest, self.q, out=self.rest)
-            error, excess, energy = self.sums()
+            error, excess, energy = self.sums(inverse, zero, inverse, self.ones)
             fit = excess / energy
             scale = (1 + fit) / inverse
             # The error of these codes is least at the fitted scale, and grows with the square of the distance from it.
@@ -183,37 +176,28 @@ class _Block:
     def measure(self, stored: AnyArray, zero: Floats) -> tuple[Floats, Floats]:
         """The squared error of each group under a stored scale, and the scale fitted to the codes it gives."""
         scale = self.load(stored)
-        self.round(_inverse(scale), zero)
-        with np.errstate(invalid="ignore"):  # 0 * inf: a scale too large to store has the error NaN, and never wins
-            np.multiply(self.q, scale, out=self.rest)
-        np.subtract(self.y, self.rest, out=self.rest)
-        error, excess, energy = self.sums()
-        return error, scale + excess / energy
+        storable = np.isfinite(scale)
+        error, excess, energy = self.sums(_inverse(scale), zero, self.ones, np.where(storable, scale, np.float32(0)))
+        return np.where(storable, error, np.float32(np.inf)), scale + excess / energy
 
     def lay(self, steps: float) -> tuple[Floats, Floats]:
-        """The inverse scale and the zero point that lay `steps` steps over each group; of size 1 if symmetric."""
+        """The inverse scale and the zero point that lay `steps` steps over each group."""
         if self.grid.symmetric:
-            return np.array([-steps], np.float32), np.zeros(1, np.float32)
+            return np.full_like(self.ones, -steps), np.zeros_like(self.ones)
         inverse = np.float32(steps) / self.spread
         # What is clipped, or left unused, is shared between both ends.
         centred = (self.grid.highest - (self.top + self.bottom) * inverse) / 2
         return inverse, np.clip(np.rint(centred), 0, self.grid.highest)
 
-    def round(self, inverse: Floats, zero: Floats) -> None:
-        """Let `rest` be y in steps, and `q` the codes."""
-        np.multiply(self.y, inverse, out=self.rest)
-        np.rint(self.rest, out=self.q)
-        if self.grid.symmetric:
-            np.clip(self.q, np.float32(self.grid.lowest), np.float32(self.grid.highest), out=self.q)
-        else:
-            np.clip(self.q, -zero, self.grid.highest - zero, out=self.q)
+    def sums(self, inverse: Floats, zero: Floats, by: Floats, step: Floats) -> tuple[Floats, Floats, Floats]:
+        """Over each group, with the codes q under an inverse scale and a zero point: what is left of `by` y after
+        `step` q, squared and times q, and q^2 (1 where all codes are zero), all weighted."""
+        from .kernels import code_sums
 
-    def sums(self) -> tuple[Floats, Floats, Floats]:
-        """Over each group, weighted: rest^2, rest * q, and q^2 (1 where all codes are zero)."""
-        weighted = np.multiply(self.rest, self.importance, out=self.scratch)
-        error, excess = _dot(weighted, self.rest), _dot(weighted, self.q)
-        energy = _dot(np.multiply(self.q, self.importance, out=self.scratch), self.q)
-        energy[energy == 0] = 1
+        sums = tuple(np.empty_like(self.ones) for _ in range(3))
+        lowest, highest = self.grid.lowest - zero, self.grid.highest - zero
+        code_sums(self.y, self.importance, inverse, lowest, highest, by, step, *sums)
+        error, excess, energy = sums
         return error, excess, energy
 
     def store(self, scale: Floats) -> AnyArray:
