@@ -168,7 +168,7 @@ class _Packer:
     def _size(self, child: Box | int, box: Box) -> Size:
         """How large a child is drawn while it is folded."""
         if isinstance(child, Box):
-            return _fitting([child.label, "0000 ops · 000 MB"], 2)
+            return _fitting([child.label, "0,000 ops · 0.00 GiB"], 2)
         version = self.timeline.versions[child]
         title = version.opname
         if version.path not in ("", box.path):
