@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from irlab.describe import default_text, promises
-from irlab.encodings import Encoding
+from irlab.encodings import SCHEMES, Encoding, scheme_encoding
 from irlab.opdef import OPS, REQUIRED, FieldKind
 from irlab.ops import call, control, nn, prim  # noqa: F401  # imported so that OPS is filled
 from irlab.options import Configurable, Option
@@ -37,6 +37,10 @@ DIALECTS: Final = {
     "ctl": "Ops with regions. What a region uses from outside is an operand.",
     "": "What belongs to no dialect.",
 }
+
+
+CODE_TARGETS = ("gguf", "onnx", "tensorrt")
+"""The backends that store codes."""
 
 
 def plugins(group: str) -> dict[str, Any]:
@@ -101,10 +105,26 @@ def weights_page() -> str:
     parts = ["# Weights", "What a weight is, and how it is written: [the IR](../ir.md#weights).", "## Encodings"]
     for name, cls in sorted(_ours(Encoding.families).items()):
         parts += [f"### {name}", f"```text\n{_constructor(cls)}\n```", docstring(cls)]
+    parts += ["## Schemes", *scheme_table()]
     parts += ["## Recipes", "As expressions in IR text; fields with a default are written by name."]
     for name, cls in sorted(_ours(Recipe.registry).items()):
         parts += [f"### {name}", f"```text\n{name}({', '.join(map(_field, fields(cls)))})\n```", docstring(cls)]
     return page(parts)
+
+
+def scheme_table() -> Iterator[str]:
+    """Every scheme as an encoding, its size, and the targets that store its codes as they are."""
+    targets = {name: cls() for name, cls in plugins("backends").items() if name in CODE_TARGETS}
+    yield (
+        "What `quantize{scheme=...}` stores, in bits a number of a row of 4096, and the targets that hold the very\n"
+        "codes natively. Other targets store the same numbers in more bits, or refuse: `--plan` says which."
+    )
+    rows = [f"| scheme | encoding | bits | {' | '.join(targets)} |", "|---|---|---|" + "---|" * len(targets)]
+    for name in SCHEMES:
+        encoding = scheme_encoding(name)
+        held = " | ".join("yes" if target.holds(encoding) else "" for target in targets.values())
+        rows.append(f"| `{name}` | `{encoding}` | {encoding.bits_per_weight(4096):.4g} | {held} |")
+    yield "\n".join(rows)
 
 
 def _ours(found: Mapping[str, type]) -> dict[str, Any]:

@@ -43,6 +43,14 @@ Number: TypeAlias = Any
 """An f32 in compiled code."""
 
 
+def _compiled(function: Callable[..., None]) -> Any:
+    """`function` as compiled code, kept on disk for the next process where there is a place for it."""
+    try:
+        return njit(cache=True, **_FAST)(function)
+    except RuntimeError:  # neither this folder nor the user's cache can be written
+        return njit(**_FAST)(function)
+
+
 @njit(nogil=True, fastmath={"reassoc", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
 def code_sums(
     y: Floats,
@@ -173,7 +181,7 @@ def affine(size: int, subs: int, highest_code: int, highest_scale: int, turns: i
     dmin f32[n] (numbers of f16), a and b u8[n, subs]. Row i of x has the weights of row i % m; m = 0: by themselves."""
     highest, most = F(highest_code), F(highest_scale)
 
-    @njit(cache=True, **_FAST)  # type: ignore[untyped-decorator]
+    @_compiled
     def search(x: Any, importance: Any, steps: Any, d_out: Any, dmin_out: Any, a_out: Any, b_out: Any) -> None:
         w = np.empty(size * subs, np.float32)
         scale, offset, sw, swx, a, b = np.zeros((6, subs), np.float32)
@@ -239,7 +247,7 @@ def line(size: int, highest_code: int) -> Callable[..., None]:
     size], steps f32[:]) fills scale f32[n] and offset f32[n]."""
     highest = F(highest_code)
 
-    @njit(cache=True, **_FAST)  # type: ignore[untyped-decorator]
+    @_compiled
     def search(x: Any, importance: Any, steps: Any, scale_out: Any, offset_out: Any) -> None:
         w = np.empty(size, np.float32)
         for r in range(len(x)):
@@ -312,7 +320,7 @@ def multiple(size: int, levels: tuple[float, ...]) -> Callable[..., None]:
     steps f32[:]) fills scale f32[n]."""
     uniform, ends, middles, rises = _shape_of(levels)
 
-    @njit(cache=True, **_FAST)  # type: ignore[untyped-decorator]
+    @_compiled
     def search(x: Any, importance: Any, steps: Any, scale_out: Any) -> None:
         w = np.empty(size, np.float32)
         for r in range(len(x)):
@@ -331,7 +339,7 @@ def signed(
     uniform, ends, middles, rises = _shape_of(levels)
     least, most = F(lowest_scale), F(highest_scale)
 
-    @njit(cache=True, **_FAST)  # type: ignore[untyped-decorator]
+    @_compiled
     def search(x: Any, importance: Any, steps: Any, d_out: Any, a_out: Any) -> None:
         w = np.empty(size * subs, np.float32)
         scale, a = np.zeros((2, subs), np.float32)
@@ -379,7 +387,7 @@ def nearest_scale(size: int, levels: tuple[float, ...]) -> Callable[..., None]:
     """The best of given scales: (x f32[n, size], importance f32[m, size], scales f32[n, k]) fills best i64[n]."""
     uniform, ends, middles, rises = _shape_of(levels)
 
-    @njit(cache=True, **_FAST)  # type: ignore[untyped-decorator]
+    @_compiled
     def search(x: Any, importance: Any, scales: Any, best_out: Any) -> None:
         w = np.empty(size, np.float32)
         for r in range(len(x)):
@@ -398,7 +406,7 @@ def nearest_scale(size: int, levels: tuple[float, ...]) -> Callable[..., None]:
     return search  # type: ignore[no-any-return]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@_compiled
 def nearest_in_rows(x: Any, middles: Any, codes: Any) -> None:
     """Fill codes u8[rows, n] with how many of the ascending middles f32[rows, k] of a row lie below x: f32[rows, n]."""
     for r in range(len(x)):
@@ -413,7 +421,7 @@ def nearest_in_rows(x: Any, middles: Any, codes: Any) -> None:
             codes[r, i] = low
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@_compiled
 def k_means(x: Any, w: Any, tables: Any) -> None:
     """Fill tables f32[rows, k], ascending, with the k-means of ascending rows x: f32[rows, n], weighted by w: alike.
 
@@ -439,7 +447,7 @@ def k_means(x: Any, w: Any, tables: Any) -> None:
                 tables[r, c] = x[r, i]
             tables[r, c:] = x[r, n - 1]
             continue
-        least = np.inf
+        least = 1e300
         for start in range(2):
             for c in range(k):
                 part = (c + 0.5) / k

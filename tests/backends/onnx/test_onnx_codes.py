@@ -11,8 +11,9 @@ from onnx_files import op_types, run_directory, write
 from irlab import GraphBuilder
 from irlab.backends.onnx import ONNX
 from irlab.encodings import Encoding, IntegerEncoding, parse_encoding
+from irlab.errors import LegalityError
 from irlab.ir import Module
-from irlab.ops import nn
+from irlab.ops import nn, prim
 from irlab.types import bf16, f16, f32, tensor
 from irlab.weights import Concat, Encode, Random, Recipe, WeightSymbol
 
@@ -129,3 +130,21 @@ def test_every_encoding_is_read_as_the_very_numbers(text: str, profile: str, tmp
         plan = {row.what: row for row in ONNX().plan(table_and_linear(recipe))}
         assert plan[text].holding == holding and ONNX().holds(encoding) == (holding == "native")
         assert stored in plan[text].note or holding == "native"
+
+
+def test_what_is_decoded_has_the_dtype_of_the_graph(tmp_path: Path) -> None:
+    """In f16 a decoded matrix is f16 too; a decoded table that is also a matrix is refused with a way out."""
+    encoding = parse_encoding("ggml<q4_k>")
+    b = GraphBuilder()
+    recipe = encoded(16, 256, encoding)
+    x = b.input("x", "f16", ("n", 256))
+    b.output(y=nn.linear(x, b.weight(WeightSymbol("w", recipe))))
+    write(b.module(), tmp_path / "out")
+    found = run_directory(tmp_path / "out", {"x": np.eye(256, dtype=np.float16)})["y"]
+    np.testing.assert_array_equal(found.T, recipe.read().astype(np.float16))
+    b = GraphBuilder()
+    w = b.weight(WeightSymbol("w", recipe))
+    x, ids = b.input("x", "f16", ("n", 256)), b.input("ids", "i64", ("m",))
+    b.output(y=nn.linear(x, w), rows=prim.cast(nn.embedding(ids, w), "f16"))
+    with pytest.raises(LegalityError, match="'w' is a table and a matrix"):
+        write(b.module(), tmp_path / "tied")
