@@ -99,7 +99,8 @@ class Option:
             return _read(self.type, text)
         except ValueError:
             raise UsageError(
-                f"option '{self.text_name}' of {owner} takes {describe_type(self.type)}, not {text!r}"
+                f"option '{self.text_name}' of {owner} takes {describe_type(self.type)}, not {text!r}",
+                _near_choice(text, self.type),
             ) from None
 
     @property
@@ -114,6 +115,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(known)}" if known else "it takes none"
+
+
+def _near_choice(word: str, hint: Any) -> str:
+    """A hint where one of the names that `hint` takes is near."""
+    names = [str(name) for part in (hint, *typing.get_args(hint)) for name in _names(part)]
+    return did_you_mean(word, names) if difflib.get_close_matches(word, names, 1, 0.5) else ""
+
+
+def _names(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def parse_bytes(text: str) -> int:

@@ -8,18 +8,27 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from .errors import CheckError, InputError
 
+_MODEL_FILES: Final = ("config.json", "module.ir", "*.safetensors", "*.onnx", "*.gguf", "engine.json", "*/*.onnx")
+"""A directory with one of these holds a model. `force` replaces no other: a slip of the pen must not cost a home."""
+
 
 def require_writable(out: Path, *, directory: bool, force: bool) -> None:
-    """Raise InputError if `out` exists (without `force`), is of the other kind, or cannot be written."""
+    """Raise InputError if `out` exists (without `force`), is of the other kind, is nothing to replace (a device, a
+    directory with other things than a model), or cannot be written."""
     parent = out.parent
     if out.exists() and not force:
         raise InputError(f"{out} exists", "replace it with --force")
     if out.exists() and out.is_dir() != directory:
         kind = "a directory" if out.is_dir() else "a file"
         raise InputError(f"{out} is {kind}", "choose another name")
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise InputError(f"{out} is neither a file nor a directory", "choose another name")
+    if out.is_dir() and any(out.iterdir()) and not any(any(out.glob(name)) for name in _MODEL_FILES):
+        raise InputError(f"{out} holds other things than a model", "choose another name, or empty it yourself")
     if not parent.is_dir():
         raise InputError(f"the directory {parent} does not exist", "create it first")
     if not os.access(parent, os.W_OK):

@@ -154,9 +154,9 @@ def read_recipe(path: Path) -> RunRecipe:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not TOML: {error}", "a recipe is a TOML file; --save-recipe writes one") from None
+    values = _read_table(RunRecipe, table, path, "")
     if "pipeline" not in table:
         raise InputError(f"{path} has no pipeline", 'a recipe begins with: pipeline = "fuse,quantize{scheme=int4}"')
-    values = _read_table(RunRecipe, table, path, "")
     return RunRecipe(**values, path=path)
 
 

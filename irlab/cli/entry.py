@@ -63,7 +63,7 @@ def _completed(args: argparse.Namespace, words: Sequence[str]) -> argparse.Names
 
 def _dispatch(args: argparse.Namespace) -> int:
     for option, answer in ANSWERS.items():
-        if getattr(args, option):
+        if getattr(args, option) not in (None, False):
             return answer(args)
     if args.input is None:
         raise UsageError("no INPUT was given", "try irlab-opt demo, or irlab-opt --help")

@@ -59,6 +59,16 @@ class _OutputPath(argparse.Action):
         namespace.outputs = outputs
 
 
+def _count(text: str) -> int:
+    """A number of things, one at least."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+_count.__name__ = "int"  # argparse says "invalid int value"
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with what may have been meant."""
 
@@ -85,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="irlab-opt",
         usage=USAGE,
         allow_abbrev=False,
-        description="A compiler for LLM efficiency: one graph IR, to GGUF, ONNX and Hugging Face.",
+        description="A compiler for LLM efficiency: one graph IR, to GGUF, ONNX, TensorRT and Hugging Face.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -117,7 +127,7 @@ def _add_compiling(group: argparse._ActionsContainer) -> None:
         action=_Emit,
         dest="outputs",
         metavar="TARGET",
-        help='ir (default), gguf, onnx, hf; with options: "gguf{type=q8_0}"; may be repeated',
+        help='ir (default), gguf, onnx, tensorrt, hf; with options: "gguf{type=q8_0}"; may be repeated',
     )
     group.add_argument(
         "--target", action="append", default=[], metavar="NAME", help="let passes fit a target without writing for it"
@@ -240,10 +250,10 @@ def _add_data(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--calibration", metavar="FILE|self", help=f"what passes learn from: {ids}; self: what the model writes itself"
     )
-    group.add_argument("--calibration-tokens", type=int, default=32768, metavar="N", help="at most so many (32768)")
-    group.add_argument("--calibration-length", type=int, default=512, metavar="N", help="tokens to a piece (512)")
+    group.add_argument("--calibration-tokens", type=_count, default=32768, metavar="N", help="at most so many (32768)")
+    group.add_argument("--calibration-length", type=_count, default=512, metavar="N", help="tokens to a piece (512)")
     group.add_argument("--eval", metavar="FILE", help=f"measure before and after lossy passes on this: {ids}")
-    group.add_argument("--eval-tokens", type=int, default=16384, metavar="N", help="at most so many (16384)")
+    group.add_argument("--eval-tokens", type=_count, default=16384, metavar="N", help="at most so many (16384)")
     group.add_argument(
         "--eval-in", action="append", default=[], metavar="TARGET", help="measure what was written, in its own runtime"
     )
@@ -259,7 +269,7 @@ def _add_running(group: argparse._ActionsContainer) -> None:
     group.add_argument("--revision", metavar="R", help="hub revision")
     group.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
-    group.add_argument("--jobs", type=int, default=2, metavar="N", help="threads for computing weights")
+    group.add_argument("--jobs", type=_count, default=2, metavar="N", help="threads for computing weights")
     group.add_argument("-q", "--quiet", action="store_true", help="print only what was asked for")
     group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
 

@@ -53,9 +53,23 @@ def test_existing_outputs_are_kept_without_force(tmp_path: Path) -> None:
     assert out.read_text().startswith("irlab 1")
 
 
+def test_force_replaces_models_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "m.irlab"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    assert "other things than a model" in fails(1, "-", "--emit", "ir", "-o", out, "--force", stdin=SMALL)
+    assert (out / "thesis.txt").read_text() == "precious"
+    os.mkfifo(pipe := tmp_path / "pipe")
+    assert "neither a file nor a directory" in fails(1, "-", "-o", pipe, "--force", stdin=SMALL)
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize(
     ("args", "status", "message"),
     [
+        (["-", "-p", "quantize{scheme=int3x}"], 2, "did you mean 'int3'"),
+        (["-", "--new-plugin", ""], 2, "cannot be the name of a plug-in"),
+        (["-", "--jobs", "0"], 2, "0 is less than 1"),
         (["-", "-p", "quantise"], 2, "did you mean 'quantize'"),
         (["-", "-p", "quantize{gruop=32}"], 2, "did you mean 'group'"),
         (["-", "-p", "quantize{scheme=int9}"], 2, "int4"),
