@@ -72,7 +72,8 @@ def test_options_per_layer_come_from_tables(model: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        (("pipeline =", "pipline ="), 1, "has no pipeline"),
+        (("pipeline =", "pipline ="), 1, "unknown key 'pipline' (did you mean 'pipeline'?)"),
+        ((RECIPE.splitlines()[0], ""), 1, "has no pipeline"),
         (("seed = 3", "sead = 3"), 1, "unknown key 'sead' (did you mean 'seed'?)"),
         (("seed = 3", 'seed = "3"'), 1, "seed takes an integer"),
         (("seed = 3", "seed = "), 1, "is not TOML"),
