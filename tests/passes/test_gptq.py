@@ -239,7 +239,7 @@ def test_from_text_to_report(tmp_path: Path) -> None:
         (["-p", "fuse,quantize{method=gptq}"], 1, "needs calibration data (give --calibration TEXTFILE"),
         (["-p", "fuse,quantize{method=gptq}", "--calibration", "none.txt"], 1, "none.txt: No such file"),
         (["--eval-in", "gguf"], 2, "--eval-in gguf has nothing to run"),
-        (["--calibration", "x", "--calibration-tokens", "0"], 2, "0 tokens in pieces of 512"),
+        (["--calibration", "x", "--calibration-tokens", "0"], 2, "--calibration-tokens: 0 is less than 1"),
     ],
 )
 def test_requests_that_cannot_be_met(words: list[str], status: int, message: str, tmp_path: Path) -> None:
