@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from .errors import InputError, UsageError
 from .ir import Graph, Module, Value
@@ -308,6 +308,10 @@ class Context:
         return [backend(target)() for target in self.targets]
 
 
+BETWEEN: Final = "verifying, checking, printing"
+"""What instruments do around passes, in the tree of times."""
+
+
 class PassManager:
     """Runs passes in order, with instruments around each, the first one outermost."""
 
@@ -337,16 +341,18 @@ class PassManager:
         self.records.append(record)
         self.module = module
         try:
-            for instrument in self.instruments:
-                instrument.before_pass(step, module)
+            with self.ctx.clock.aside(BETWEEN):
+                for instrument in self.instruments:
+                    instrument.before_pass(step, module)
             with self.ctx.clock.span(record.text) as span:
                 step.layers.begin(step.name, module)
                 step.run(module, self.ctx)
                 step.layers.end(step.name)
             record.bytes_after, record.ops_after = stored_bytes(module), len(module.graph)
             record.note_span(span)
-            for instrument in reversed(self.instruments):
-                instrument.after_pass(step, module, record)
+            with self.ctx.clock.aside(BETWEEN):
+                for instrument in reversed(self.instruments):
+                    instrument.after_pass(step, module, record)
         except Exception as error:
             for instrument in self.instruments:
                 instrument.pass_failed(step, module, error)
