@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from irlab.errors import InputError
 from irlab.ir import Module
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow
@@ -36,6 +37,12 @@ class IR(Backend, name="ir"):
 
             write_directory(module, out, embed=self.embed)
         else:
+            from irlab.store import owned_weights
             from irlab.text import print_module
 
+            if computed := owned_weights(module):
+                raise InputError(
+                    f"the numbers of weight '{computed[0].name}' were computed and do not fit in IR text",
+                    "write a directory: -o NAME.irlab",
+                )
             out.write_text(print_module(module, out.parent), encoding="utf-8")

@@ -43,7 +43,7 @@ def write_directory(module: Module, path: Path, embed: bool = False, jobs: int =
     """
     from .text import print_module
 
-    owned = _owned(module, embed)
+    owned = owned_weights(module, embed)
     if owned:
         write_weights(owned, path / WEIGHTS_FILE, jobs)
         module = module.clone()
@@ -75,11 +75,14 @@ def read_file(file: Path) -> Module:
 
 def owned_bytes(module: Module, embed: bool = False) -> int:
     """The bytes of weights that `write_directory` would write."""
-    types = [kind for symbol in _owned(module, embed) for kind in stored_types(symbol.name, symbol.type).values()]
+    types = [
+        kind for symbol in owned_weights(module, embed) for kind in stored_types(symbol.name, symbol.type).values()
+    ]
     return sum(math.prod(static_shape(kind)) * kind.dtype.bits // 8 for kind in types)
 
 
-def _owned(module: Module, embed: bool) -> list[WeightSymbol]:
+def owned_weights(module: Module, embed: bool = False) -> list[WeightSymbol]:
+    """The weights whose values a directory must hold: computed ones, which text cannot say, or all with `embed`."""
     # Literals stand in the text, so they are copied with it.
     symbols = [symbol for symbol in module.weights.values() if not isinstance(symbol.recipe, Literal)]
     return [symbol for symbol in symbols if embed or _beyond_text(symbol.recipe)]

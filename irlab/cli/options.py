@@ -24,7 +24,7 @@ examples:
              irlab-opt demo -p fuse --dump-graph demo.svg --stats
   ask        irlab-opt --list-passes; irlab-opt --help-pass quantize
              irlab-opt --explain quantize,kv-cache                                         what would run, and why
-             irlab-opt demo -p canonicalize --why-not fuse-attention@layers.0              why a rule does not fire
+             irlab-opt demo -p fuse --why-not fuse-bias@layers.0                           why a rule does not fire
   trust      irlab-opt demo -p fuse --check=rewrites                                       numbers at each rewrite
   debug      irlab-opt demo --load my_pass.py -p fuse,my-pass --reproducer bug.ir; irlab-opt bug.ir
              irlab-opt --reduce 'irlab-opt {}' --reduce-match "no luck" bug.ir -o small.ir

@@ -10,6 +10,7 @@ from __future__ import annotations
 import keyword
 import re
 import sys
+from importlib.metadata import packages_distributions
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -53,6 +54,8 @@ def _require_name(name: str) -> None:
         )
     if keyword.iskeyword(package) or package in sys.stdlib_module_names or package in _RESERVED:
         raise UsageError(f"'{name}' cannot be the name of a plug-in", "Python or irlab uses it already")
+    if package in packages_distributions():
+        raise UsageError(f"an installed package is called {package} already", "choose another name")
     if name in names("passes"):
         raise UsageError(f"there is a pass '{name}' already", "choose another name")
 

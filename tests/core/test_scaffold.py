@@ -78,7 +78,9 @@ def test_the_command_names_the_files(tmp_path: Path) -> None:
     assert f"next: pip install -e {tmp_path / NAME}" in shown
 
 
-@pytest.mark.parametrize("name", ["", "My-passes", "1st", "a--b", "a_b", "a/b", "..", "class", "json", "irlab", "fuse"])
+@pytest.mark.parametrize(
+    "name", ["", "My-passes", "1st", "a--b", "a_b", "a/b", "..", "class", "json", "irlab", "torch", "fuse"]
+)
 def test_bad_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         new_plugin(name, tmp_path)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from irlab import Module, nn, prim
+from irlab import Module, emit, nn, prim
 from irlab.encodings import IntegerEncoding
 from irlab.errors import InputError, IRError
 from irlab.ir import GraphBuilder
@@ -45,6 +45,13 @@ def module(tmp_path: Path) -> Module:
     result = builder.module()
     result.metadata["licence"] = "MIT"
     return result
+
+
+def test_text_is_refused_where_it_cannot_say_the_numbers(tmp_path: Path) -> None:
+    out = tmp_path / "module.ir"
+    with pytest.raises(InputError, match=r"weight 'computed' were computed.*-o NAME\.irlab"):
+        emit(module(tmp_path), "ir", out)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("embed", [False, True])
