@@ -17,7 +17,7 @@ from irlab.passes.fuse.attention import (
 from irlab.passes.fuse.embedding import FuseEmbedding
 from irlab.passes.fuse.linear import FuseBias, FuseLinear
 from irlab.passes.fuse.mlp import FuseGatedMLP, FuseGelu, FuseGeluTanh, FuseSilu
-from irlab.passes.fuse.norms import FuseLayerNorm, FuseRMSNorm
+from irlab.passes.fuse.norms import FuseCentredNorm, FuseLayerNorm, FuseNormBias, FuseRMSNorm
 from irlab.passes.fuse.rope import FuseInterleavedRope, FusePartialRope, FuseRope, FuseSplitRope
 from irlab.passmgr import RulePass
 from irlab.rewrite import Rule
@@ -26,6 +26,8 @@ RULES: Final[tuple[Rule, ...]] = (
     # Norms first: their casts would otherwise look like leftovers to every rule below.
     FuseRMSNorm(),
     FuseLayerNorm(),
+    FuseCentredNorm(),
+    FuseNormBias(),
     # Linears before what is recognised around them.
     FuseLinear(),
     FuseBias(),

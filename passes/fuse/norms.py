@@ -53,3 +53,26 @@ class FuseLayerNorm(Rule):
 
     def rewrite(self, m: Match) -> Value:
         return nn.layer_norm(m.x, m.w, m.b, eps=m.eps)
+
+
+class FuseCentredNorm(Rule):
+    """nn.rms_norm of x - mean(x)  ->  nn.layer_norm(x), where the root mean square was found first."""
+
+    def pattern(self, x: Variable, w: Variable, eps: Variable) -> Pattern:
+        return p.rms_norm(p.shared(x - p.mean(x, axes=[-1], keepdims=True)), w, eps=eps)
+
+    def rewrite(self, m: Match) -> Value:
+        return nn.layer_norm(m.x, m.w, eps=m.eps)
+
+
+class FuseNormBias(Rule):
+    """nn.layer_norm(x, w) + b  ->  nn.layer_norm(x, w, b)."""
+
+    def pattern(self, x: Variable, w: Variable, b: Variable, eps: Variable) -> Pattern:
+        return p.layer_norm(x, w, None, eps=eps) + b
+
+    def where(self, m: Match) -> bool | str:
+        return _is_vector_over_last_axis(m.x, m.b)
+
+    def rewrite(self, m: Match) -> Value:
+        return nn.layer_norm(m.x, m.w, m.b, eps=m.eps)
