@@ -103,11 +103,11 @@ def ops_page() -> str:
 def weights_page() -> str:
     """Every encoding and every recipe."""
     parts = ["# Weights", "What a weight is, and how it is written: [the IR](../ir.md#weights).", "## Encodings"]
-    for name, cls in sorted(_ours(Encoding.families).items()):
+    for name, cls in sorted(_core(Encoding.families).items()):
         parts += [f"### {name}", f"```text\n{_constructor(cls)}\n```", docstring(cls)]
     parts += ["## Schemes", *scheme_table()]
     parts += ["## Recipes", "As expressions in IR text; fields with a default are written by name."]
-    for name, cls in sorted(_ours(Recipe.registry).items()):
+    for name, cls in sorted(_core(Recipe.registry).items()):
         parts += [f"### {name}", f"```text\n{name}({', '.join(map(_field, fields(cls)))})\n```", docstring(cls)]
     return page(parts)
 
@@ -127,8 +127,11 @@ def scheme_table() -> Iterator[str]:
     yield "\n".join(rows)
 
 
-def _ours(found: Mapping[str, type]) -> dict[str, Any]:
-    return {name: cls for name, cls in found.items() if cls.__module__.startswith("irlab.")}
+def _core(found: Mapping[str, type]) -> dict[str, Any]:
+    """Those that the core declares: what plug-ins add is there only once one of them is imported."""
+    plug_ins = ("irlab.passes.", "irlab.frontends.", "irlab.backends.")
+    modules = {name: cls.__module__ for name, cls in found.items()}
+    return {name: found[name] for name, m in modules.items() if m.startswith("irlab.") and not m.startswith(plug_ins)}
 
 
 def _constructor(cls: Any) -> str:

@@ -163,6 +163,7 @@ def test_weights_that_are_no_numbers_are_named(lifted: Lifted, tmp_path: Path) -
 def test_an_existing_output_needs_force(checkpoint: Checkpoint, lifted: Lifted, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
+    (out / "config.json").write_text("{}")
     (out / "precious").write_text("x")
     with pytest.raises(InputError, match="exists"):
         irlab.emit(lifted("llama"), "hf", out, parity=False)
