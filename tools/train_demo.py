@@ -5,6 +5,11 @@
 The tokenizer is trained on the text alone; the model on the text and, where a teacher is given, on stories sampled from
 it. Everything follows from ``--seed``, except the last bits that another CPU or another torch rounds otherwise. A run
 that was killed resumes from ``--state`` when it is started again with the same arguments.
+
+The sizes are options, so that a larger model of the same kind can be made for benchmarks (on a GPU in minutes):
+
+    python tools/train_demo.py --text tinystories.txt --teacher stories15M-hf --out stories10M --device cuda \\
+        --hidden 512 --ffn 1280 --streams 4096 --blocks 30 --steps 2000 --batch 64 --save-every 1000
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from pathlib import Path
 import torch
 from demo.sampling import SamplingPlan, sample_stories
 from demo.stories import Corpus, split_stories, train_tokenizer
-from demo.training import Schedule, train
+from demo.training import Schedule, Shape, train
 
 OUT = Path(__file__).resolve().parents[1] / "irlab" / "demo"
 
@@ -35,8 +40,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=256, help="stories sampled side by side (%(default)s)")
     parser.add_argument("--blocks", type=int, default=44, help="times each stream is extended (%(default)s)")
     parser.add_argument("--text-weight", type=int, default=2, help="readings of --text per sampled story (%(default)s)")
-    parser.add_argument("--vocabulary", type=int, default=1024, help="tokens (%(default)s)")
-    parser.add_argument("--context", type=int, default=512, help="tokens a window (%(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=Shape.vocabulary, help="tokens (%(default)s)")
+    parser.add_argument("--context", type=int, default=Shape.context, help="tokens a window (%(default)s)")
+    parser.add_argument("--hidden", type=int, default=Shape.hidden, help="width of the model (%(default)s)")
+    parser.add_argument("--ffn", type=int, default=Shape.ffn, help="width within the MLPs (%(default)s)")
+    parser.add_argument("--layers", type=int, default=Shape.layers, help="(%(default)s)")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(argv)
@@ -49,11 +58,13 @@ def make_demo(args: argparse.Namespace) -> None:
     tokenizer = train_tokenizer(stories, args.vocabulary, args.context)
     if args.teacher:
         plan = SamplingPlan(streams=args.streams, blocks=args.blocks, seed=args.seed)
-        stories = stories * args.text_weight + sample_stories(args.teacher, text, plan, args.state / "sampled.npy")
+        sampled = sample_stories(args.teacher, text, plan, args.state / "sampled.npy", args.device)
+        stories = stories * args.text_weight + sampled
     corpus = Corpus.encode(stories, tokenizer, args.seed)
     print(f"{len(stories):,} stories, {sum(map(len, corpus.plain)):,} tokens", flush=True)
     schedule = Schedule(steps=args.steps, batch=args.batch, save_every=args.save_every)
-    model = train(corpus, len(tokenizer), args.context, schedule, args.seed, args.state / "training.safetensors")
+    shape = Shape(args.hidden, args.ffn, args.layers, len(tokenizer), args.context)
+    model = train(corpus, shape, schedule, args.seed, args.state / "training.safetensors", args.device)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     print(f"wrote {args.out}")

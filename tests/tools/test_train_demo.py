@@ -105,6 +105,15 @@ def test_samples_text_from_a_teacher(trained: Path, text: Path, capsys: pytest.C
     assert digest(trained / "taught-again") == digest(trained / "taught")
 
 
+def test_makes_models_of_other_sizes(text: Path, tmp_path: Path) -> None:
+    train(text, tmp_path / "wide", tmp_path / "state", "--hidden", "128", "--ffn", "512", "--layers", "1")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "wide")
+    assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (128, 512, 1)
+    assert (config.num_attention_heads, config.num_key_value_heads) == (2, 1)
+    with pytest.raises(SystemExit, match="--hidden a multiple of 128"):
+        train(text, tmp_path / "never", tmp_path / "other", "--hidden", "192")
+
+
 def test_bits_per_byte_counts_every_byte(trained: Path, tmp_path: Path) -> None:
     from bits_per_byte import bits_per_byte, windows
 
@@ -125,7 +134,7 @@ def test_bits_per_byte_counts_every_byte(trained: Path, tmp_path: Path) -> None:
 
 def test_the_shipped_model_is_what_the_script_makes() -> None:
     from bits_per_byte import bits_per_byte
-    from demo.training import architecture
+    from demo.training import Shape, architecture
 
     from irlab.demo import path
 
@@ -136,7 +145,7 @@ def test_the_shipped_model_is_what_the_script_makes() -> None:
         assert {tensor.get_dtype() for tensor in stored.values()} == {"BF16"}
         assert 2_000_000 < sum(math.prod(tensor.get_shape()) for tensor in stored.values()) < 4_000_000
     shipped = transformers.AutoConfig.from_pretrained(path())
-    made = architecture(shipped.vocab_size, shipped.max_position_embeddings)
+    made = architecture(Shape(vocabulary=shipped.vocab_size, context=shipped.max_position_embeddings))
     differing = {key for key, value in made.to_dict().items() if shipped.to_dict()[key] != value}
     assert differing <= {"_name_or_path", "architectures", "dtype", "transformers_version"}
 

@@ -46,7 +46,7 @@ class _DenseLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             self.keys = key_states.new_zeros(*key_states.shape[:2], 0, key_states.shape[3])
             self.values = torch.zeros_like(self.keys)
         assert self.keys is not None and self.values is not None
@@ -70,47 +70,50 @@ def _dense_cache() -> DynamicCache:
     return cache
 
 
-def _causal_mask(past: int, new: int) -> torch.Tensor:
+def _causal_mask(past: int, new: int, device: torch.device) -> torch.Tensor:
     """Additive mask, bf16[1, 1, new, buffer], over the dense buffer that holds past + new positions."""
     buffer = -(-(past + new) // CHUNK) * CHUNK
-    allowed = torch.arange(buffer)[None, :] <= torch.arange(past, past + new)[:, None]
-    return torch.zeros(new, buffer, dtype=torch.bfloat16).masked_fill_(~allowed, float("-inf"))[None, None]
+    allowed = torch.arange(buffer, device=device)[None, :] <= torch.arange(past, past + new, device=device)[:, None]
+    zeros = torch.zeros(new, buffer, dtype=torch.bfloat16, device=device)
+    return zeros.masked_fill_(~allowed, float("-inf"))[None, None]
 
 
 class Sampler:
     """Draws token streams from one teacher. Only tokens that occur in ``text`` are drawn: a story model with a general
     vocabulary spends most of its output layer on tokens that no story holds (4,397 of 32,000 occur in 1 MB)."""
 
-    def __init__(self, teacher: Path, text: str) -> None:
+    def __init__(self, teacher: Path, text: str, device: torch.device) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(teacher)
         model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.bfloat16, attn_implementation="eager")
-        self.body = model.eval().model
+        self.body = model.to(device).eval().model
+        self.device = device
         self.bos: int = model.config.bos_token_id
         self.window: int = model.config.max_position_embeddings
         ids = {self.bos, *self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids}
-        self.vocabulary = torch.tensor(sorted(ids))
+        self.vocabulary = torch.tensor(sorted(ids), device=device)
         self.head = model.lm_head.weight.detach()[self.vocabulary].T.contiguous()
 
     @torch.inference_mode()
     def block(self, context: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
-        """Fills the window: context i64[streams, n] -> new tokens i64[streams, window - n]."""
-        cache, new, step = _dense_cache(), [], context
+        """Fills the window: context i64[streams, n] -> new tokens i64[streams, window - n]. Random numbers are drawn
+        on the CPU, the same ones for every device."""
+        cache, new, step = _dense_cache(), [], context.to(self.device)
         for past in range(context.shape[1], self.window):
             seen = past - step.shape[1]
             hidden = self.body(
                 input_ids=step,
-                attention_mask=_causal_mask(seen, step.shape[1]),
-                position_ids=torch.arange(seen, past)[None],
+                attention_mask=_causal_mask(seen, step.shape[1], self.device),
+                position_ids=torch.arange(seen, past, device=self.device)[None],
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
             cumulative = torch.softmax((hidden @ self.head).float() / temperature, -1).cumsum(-1)
             # Inverse of the distribution function: one random number a stream, where Gumbel noise needs a vocabulary's.
-            draw = torch.rand(len(step), 1, generator=generator) * cumulative[:, -1:]
+            draw = torch.rand(len(step), 1, generator=generator).to(self.device) * cumulative[:, -1:]
             index = torch.searchsorted(cumulative, draw, right=True).clamp_(max=len(self.vocabulary) - 1)
             step = self.vocabulary[index]
             new.append(step)
-        return torch.cat(new, 1)
+        return torch.cat(new, 1).cpu()
 
     def stories(self, tokens: np.ndarray) -> Iterable[str]:
         """Finished stories of streams u16[streams, n]; the unfinished last one of a stream is dropped."""
@@ -122,9 +125,9 @@ class Sampler:
                     yield story
 
 
-def sample_stories(teacher: Path, text: str, plan: SamplingPlan, state: Path) -> list[str]:
+def sample_stories(teacher: Path, text: str, plan: SamplingPlan, state: Path, device: torch.device) -> list[str]:
     """Stories drawn from ``teacher`` by ``plan``. ``state`` (a .npy file) holds the tokens so far; it is resumed."""
-    sampler = Sampler(teacher, text)
+    sampler = Sampler(teacher, text, device)
     tokens = np.full((plan.streams, 1), sampler.bos, np.uint16)
     if state.exists():
         tokens = np.load(state, allow_pickle=False)

@@ -20,18 +20,31 @@ from .stories import Corpus
 Optimizers = dict[str, torch.optim.Optimizer]
 
 
-def architecture(vocabulary: int, context: int) -> LlamaConfig:
-    """Llama of 3.4 M parameters. Widths are multiples of 256, so that ggml's K types apply to every matrix, and there
-    are fewer key than query heads, so that grouped attention is exercised."""
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the model; the defaults are the demo model's (3.4 M parameters). Widths should be multiples of 256, so
+    that ggml's K types apply to every matrix."""
+
+    hidden: int = 256
+    ffn: int = 768
+    layers: int = 4
+    vocabulary: int = 1024
+    context: int = 512
+
+
+def architecture(shape: Shape) -> LlamaConfig:
+    """Llama with fewer key than query heads, so that grouped attention is exercised."""
+    if shape.hidden % 128:
+        raise ValueError(f"a width of {shape.hidden} makes no pairs of heads of 64; give --hidden a multiple of 128")
     return LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.ffn,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.hidden // 64,
+        num_key_value_heads=shape.hidden // 128,
         head_dim=64,
-        max_position_embeddings=context,
+        max_position_embeddings=shape.context,
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
         bos_token_id=0,
@@ -75,38 +88,38 @@ def _optimizers(model: LlamaForCausalLM, schedule: Schedule) -> Optimizers:
 
 
 def train(
-    corpus: Corpus, vocabulary: int, context: int, schedule: Schedule, seed: int, state: Path
+    corpus: Corpus, shape: Shape, schedule: Schedule, seed: int, state: Path, device: torch.device
 ) -> LlamaForCausalLM:
     """The trained model, f32. ``state`` (a .safetensors file) holds the last checkpoint; it is resumed if it exists."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(architecture(vocabulary, context)).train()
+    model = LlamaForCausalLM(architecture(shape)).to(device).train()
     optimizers = _optimizers(model, schedule)
-    run = json.dumps({"vocabulary": vocabulary, "context": context, "seed": seed, "schedule": vars(schedule)})
+    run = json.dumps({"shape": vars(shape), "seed": seed, "schedule": vars(schedule)})
     begin = _restore(model, optimizers, run, state) if state.exists() else 0
-    losses: list[float] = []
+    losses: list[torch.Tensor] = []  # read when printed: a GPU would wait for each
     clock = time.monotonic()
-    batches = itertools.islice(corpus.batches(context, schedule.batch), begin, schedule.steps)
+    batches = itertools.islice(corpus.batches(shape.context, schedule.batch), begin, schedule.steps)
     for step, batch in enumerate(batches, begin):
         for name, optimizer in optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = schedule.scale(step) * (schedule.muon if name == "muon" else schedule.adam)
-        ids = torch.from_numpy(batch.astype(np.int64))
-        with torch.autocast("cpu", torch.bfloat16):
+        ids = torch.from_numpy(batch.astype(np.int64)).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
+        losses.append(loss.detach())
         if (step + 1) % 20 == 0 or step + 1 == schedule.steps:
+            mean = torch.stack(losses).mean().item()
             rate = len(losses) * ids.numel() / (time.monotonic() - clock)
-            mean = sum(losses) / len(losses)
             print(f"training: step {step + 1}/{schedule.steps}, loss {mean:.4f}, {rate:,.0f} tokens/s", flush=True)
             losses, clock = [], time.monotonic()
         if (step + 1) % schedule.save_every == 0 and step + 1 < schedule.steps:
             _save(model, optimizers, run, step + 1, state)
-    return model.eval()
+    return model.cpu().eval()
 
 
 def _save(model: LlamaForCausalLM, optimizers: Optimizers, run: str, step: int, path: Path) -> None:
