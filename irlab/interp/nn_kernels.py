@@ -21,6 +21,15 @@ def _linear(op: nn.Linear, run: Run, x: Tensor, weight: Tensor, bias: Tensor | N
     return F.linear(x, weight.to(x.dtype), bias)
 
 
+def _low_rank_linear(
+    op: nn.LowRankLinear, run: Run, x: Tensor, a: Tensor, b: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    thin = F.linear(x, a.to(x.dtype))
+    if weight is None:
+        return F.linear(thin, b.to(x.dtype), bias)
+    return F.linear(x, weight.to(x.dtype), bias) + F.linear(thin, b.to(x.dtype))
+
+
 def _embedding(op: nn.Embedding, run: Run, ids: Tensor, weight: Tensor) -> Tensor:
     return F.embedding(ids.long(), weight)
 
@@ -172,6 +181,7 @@ def _gated_mlp(
 
 NN_KERNELS: Final[Table] = {
     nn.Linear: _linear,
+    nn.LowRankLinear: _low_rank_linear,
     nn.Embedding: _embedding,
     nn.RMSNorm: _rms_norm,
     nn.AddRMSNorm: _add_rms_norm,

@@ -70,6 +70,39 @@ class Linear(NNOp, opname="nn.linear"):
         return product if self.bias is None else prim.add(product, self.bias)
 
 
+class LowRankLinear(NNOp, opname="nn.low_rank_linear"):
+    """linear(linear(x, a), b) + linear(x, weight) + bias: two thin matrices, beside a whole one if there is one.
+
+    a: [rank, in], b: [out, rank], named as in LoRA (Hu et al. 2021); weight: [out, in]; bias: [out].
+    """
+
+    matrices = ("a", "b", "weight")
+
+    x: Value
+    a: Value
+    b: Value
+    weight: Value | None = None
+    bias: Value | None = None
+
+    def infer(self) -> TensorType:
+        x, a, b = self.x.type, self.a.type, self.b.type
+        require(self, a.rank == b.rank == 2 and a.shape[0] == b.shape[1], "a and b must be [rank, in] and [out, rank]")
+        require(self, x.rank >= 1 and x.shape[-1] == a.shape[1], f"{x.shape[-1:]} features do not fit a")
+        for w in (self.a, self.b, self.weight):
+            require(self, w is None or w.type.encoding is not None or w.type.dtype is x.dtype, "weights and x differ")
+        if self.weight is not None:
+            require(self, self.weight.type.shape == (b.shape[0], a.shape[1]), "the weight must be [out, in]")
+        if self.bias is not None:
+            require(self, self.bias.type is tensor(x.dtype, b.shape[:1]), "the bias must be [out] in the dtype of x")
+        return tensor(require_float(self, self.x).dtype, (*x.shape[:-1], b.shape[0]))
+
+    def decompose(self) -> Value:
+        thin = linear(self.x, self.a)
+        if self.weight is None:
+            return linear(thin, self.b, self.bias)
+        return prim.add(linear(self.x, self.weight, self.bias), linear(thin, self.b))
+
+
 def decode(weight: Value, like: Value) -> Value:
     """`weight` as plain numbers in the dtype of `like`."""
     return weight if weight.type.encoding is None else prim.cast(weight, like.type.dtype)
@@ -426,6 +459,7 @@ class AddRMSNorm(NNOp, opname="nn.add_rms_norm"):
 
 
 linear, embedding = expression(Linear), expression(Embedding)
+low_rank_linear = expression(LowRankLinear)
 add_rms_norm = expressions(AddRMSNorm)
 rms_norm, layer_norm = expression(RMSNorm), expression(LayerNorm)
 rope, attention, kv_update = expression(Rope), expression(Attention), expression(KVUpdate)

@@ -56,6 +56,7 @@ _OF_CLASS: Final[dict[type, str]] = {
     nn.LayerNorm: "norm",
     nn.AddRMSNorm: "norm",
     nn.Linear: "matmul",
+    nn.LowRankLinear: "matmul",
     nn.GatedMLP: "matmul",
     prim.MatMul: "matmul",
     nn.Attention: "attention",

@@ -68,6 +68,15 @@ def test_linear(kind: str, leading: tuple[int, ...], bias: bool) -> None:
     b.compare(nn.linear(x, w, b.x(kind, 5) if bias else None), kind)
 
 
+@settings(max_examples=20, deadline=None)
+@given(kind=FLOATS, leading=st.sampled_from([(), (3,), (2, 3)]), whole=st.booleans(), bias=st.booleans())
+def test_low_rank_linear(kind: str, leading: tuple[int, ...], whole: bool, bias: bool) -> None:
+    b = Builder()
+    x, thin, wide = b.x(kind, *leading, 8), b.x(kind, 2, 8), b.x(kind, 5, 2)
+    weight = b.x(kind, 5, 8) if whole else None
+    b.compare(nn.low_rank_linear(x, thin, wide, weight, b.x(kind, 5) if bias else None), kind)
+
+
 def test_embedding_takes_rows() -> None:
     b = Builder()
     ids, table = b.x("i64", values=[[3, 0], [1, 3]]), b.x("bf16", 4, 6)
@@ -290,9 +299,16 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("bool or a float bias", lambda: attention((1, 2, 2, 4), (1, 2, 2, 4), value("i64", 2, 2))),
     ("0 or positive", lambda: attention((1, 2, 2, 4), (1, 2, 2, 4), window=-1)),
     ("differ off the length", lambda: nn.kv_update(value("f32", 1, 2, 3, 4), value("f32", 1, 3, 3, 4))),
+    ("a and b must be", lambda: nn.low_rank_linear(value("f32", 3), *[value("f32", 2, 3)] * 2)),
+    ("must be [out, in]", lambda: low_rank((2, 3), (4, 2), value("f32", 4, 4))),
+    ("weights and x differ", lambda: low_rank((2, 3), (4, 2), value("bf16", 4, 3))),
     ("do not fit together", lambda: nn.gated_mlp(value("f32", 3), *[value("f32", 4, 3)] * 3)),
     ("activation must be", lambda: nn.gated_mlp(value("f32", 3), *[value("f32", 3, 3)] * 3, activation="tanh")),
 ]
+
+
+def low_rank(a: tuple[int, ...], b: tuple[int, ...], weight: Value) -> Value:
+    return nn.low_rank_linear(value("f32", a[1]), value("f32", *a), value("f32", *b), weight)
 
 
 def attention(q: tuple[int, ...], k: tuple[int, ...], mask: Value | None = None, **options: Any) -> Value:
