@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -19,6 +20,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     import torch
+
+    from .weights import WeightSymbol
 
 A = TypeVar("A", bound="Analysis")
 
@@ -247,11 +250,15 @@ class Rescaled:
 class LayerStatistics:
     """What is known about the weights of one layer: `statistics[InputHessian]["model...weight"].matrix`.
 
-    A pass that rescales channels says so, and what is read afterwards is about the inputs as they are then.
+    A pass that rescales channels says so, and what is read afterwards is about the inputs as they are then. `before`
+    has the weights as they were before any pass of the sweep.
     """
 
-    def __init__(self, facts: Mapping[type[Analysis], ByWeight[Any]]) -> None:
+    def __init__(
+        self, facts: Mapping[type[Analysis], ByWeight[Any]], before: Mapping[str, WeightSymbol] = MappingProxyType({})
+    ) -> None:
         self._facts = facts
+        self.before = before
         self.rescaled: dict[str, Rescaled] = {}
 
     def __getitem__(self, kind: type[A]) -> ByWeight[A]:
@@ -259,6 +266,12 @@ class LayerStatistics:
 
     def __contains__(self, kind: type[Analysis]) -> bool:
         return kind in self._facts
+
+    def as_rescaled(self, weight: str, rows: Doubles, start: int = 0) -> Doubles:
+        """Rows of `weight` from `start` on, as they were before the sweep, after what was rescaled since."""
+        found = self.rescaled.get(weight, Rescaled())
+        by = found.rows if isinstance(found.rows, float) else found.rows[start : start + len(rows)]
+        return rows / by * found.columns
 
     def scale_columns(self, weight: str, by: Doubles) -> None:
         """Note that columns of `weight` were multiplied, and its inputs divided, by `by`, f64[in]."""

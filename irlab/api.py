@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .parity import Parity
     from .pattern import Pattern
     from .rewrite import Match, Rule
-    from .target import Backend
+    from .target import Backend, Runtime
 
 
 @paused()
@@ -113,6 +113,8 @@ class Emitted:
     seconds: float
     notes: tuple[str, ...] = ()
     """What the backend could not say exactly, or did in another way."""
+    runtime: Runtime | None = None
+    """What runs it."""
 
 
 def make_backend(target: str, options: Mapping[str, object]) -> Backend:
@@ -159,7 +161,9 @@ def emit_with(
             verify(legal)
         _require_weights(legal)
         needed = backend.estimate_bytes(legal)
-        with whole_output(out, directory=backend.is_directory(out), force=force, bytes_needed=needed) as temporary:
+        beside = backend.beside(legal)
+        directory = backend.is_directory(out)
+        with whole_output(out, directory=directory, force=force, bytes_needed=needed, beside=beside) as temporary:
             with ctx.clock.span("write") as writing:
                 backend.write(legal, temporary, ctx)
             writing.weights_computed = sum(bool(symbol.recipe.inputs) for symbol in legal.weights.values())
@@ -173,7 +177,9 @@ def emit_with(
                 raise UsageError(f"parity of {out} cannot be checked: {measured.skipped}")
             require_parity(measured, out)
     notes = tuple(legal.metadata.get("notes", ()))
-    return Emitted(backend.name, out, size_bytes(out), measured, legalising.seconds + writing.seconds, notes)
+    written = sum(size_bytes(path) for path in (out, *map(out.with_suffix, beside)))
+    seconds = legalising.seconds + writing.seconds
+    return Emitted(backend.name, out, written, measured, seconds, notes, backend.runtime_for(legal))
 
 
 def _require_weights(module: Module) -> None:

@@ -46,7 +46,7 @@ def collect_rows(
                     found[name].add(rows)
             yield
     weights = taps_by_weight(piece)
-    return LayerStatistics({kind: ByWeight(kind, found, weights) for kind, found in facts.items()})
+    return LayerStatistics({kind: ByWeight(kind, found, weights) for kind, found in facts.items()}, layer.weights)
 
 
 def taps_by_weight(piece: TappedLayer) -> dict[str, tuple[str, ...]]:

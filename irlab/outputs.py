@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -36,13 +36,18 @@ def require_writable(out: Path, *, directory: bool, force: bool) -> None:
 
 
 @contextmanager
-def whole_output(out: Path, *, directory: bool, force: bool, bytes_needed: int = 0) -> Iterator[Path]:
+def whole_output(
+    out: Path, *, directory: bool, force: bool, bytes_needed: int = 0, beside: Sequence[str] = ()
+) -> Iterator[Path]:
     """A fresh path beside `out` to write to; renamed to `out` when the block ends well, removed when it does not.
 
-    After a CheckError the file stays as OUT.rejected, for inspection. Raises InputError before any work if `out`
-    exists (without `force`), cannot be written, or the disk is too small.
+    `beside` names further files by the suffix that takes the place of that of the path: they share its fate. After a
+    CheckError the file stays as OUT.rejected, for inspection. Raises InputError before any work if `out` exists
+    (without `force`), cannot be written, or the disk is too small.
     """
     require_writable(out, directory=directory, force=force)
+    for suffix in beside:
+        require_writable(out.with_suffix(suffix), directory=False, force=force)
     parent = out.parent
     free = shutil.disk_usage(parent).free
     if bytes_needed > free:
@@ -52,6 +57,8 @@ def whole_output(out: Path, *, directory: bool, force: bool, bytes_needed: int =
         if directory:
             temporary.mkdir()
         yield temporary
+        for suffix in beside:
+            temporary.with_suffix(suffix).replace(out.with_suffix(suffix))
         _swap_in(temporary, out)
     except CheckError as error:
         rejected = out.with_name(out.name + ".rejected")
@@ -63,7 +70,8 @@ def whole_output(out: Path, *, directory: bool, force: bool, bytes_needed: int =
     except OSError as error:
         raise InputError(f"writing {out} failed: {error.strerror or error}") from error
     finally:
-        _remove(temporary)
+        for path in (temporary, *map(temporary.with_suffix, beside)):
+            _remove(path)
 
 
 def _swap_in(temporary: Path, out: Path) -> None:

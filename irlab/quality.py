@@ -23,8 +23,9 @@ from .passmgr import Instrument
 from .walk import Walk
 
 if TYPE_CHECKING:
+    from .api import Emitted
     from .passmgr import Context, Pass, PassRecord
-    from .target import Backend, Runtime
+    from .target import Runtime
 
 _LOGIT_ROWS = 512
 """Distributions are compared so many at a time."""
@@ -178,12 +179,12 @@ class EvaluateEach(Instrument):
             self._original = module.clone()
             self._note("model", quality(module, self.batches(module), self._ctx))
 
-    def measure_output(self, backend: Backend, out: Path) -> None:
-        """Measure the file that `backend` wrote, in its runtime. Raises InputError where that cannot be run."""
-        runtime = backend.runtime()
+    def measure_output(self, emitted: Emitted) -> None:
+        """Measure what was written, in its runtime. Raises InputError where that cannot be run."""
+        runtime, out = emitted.runtime, emitted.out
         reason = "it has no runtime" if runtime is None else runtime.unavailable()
         if runtime is None or reason or self._original is None:
-            raise InputError(f"{out} cannot be evaluated in {backend.name}: {reason}")
+            raise InputError(f"{out} cannot be evaluated in {emitted.target}: {reason}")
         batches = self.batches(self._original)
         self._note(f"{out} in {runtime.name}", runtime_quality(runtime, out, batches, self._ctx, self._original))
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from .analysis import Analysis, LayerStatistics
 from .errors import InputError, IrlabError
-from .ir import Module
+from .ir import Graph, Module
 from .layers import Layer
 from .passmgr import Context, Pass, PassRecord, stored_bytes
 from .weight_uses import replace_weights
@@ -44,6 +44,17 @@ class LayerPass(Pass):
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         """New weights for some of `layer.weights`, by name. Must depend on nothing but these arguments and the options:
         what it computed may be read from the cache instead."""
+
+    def install(self, graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
+        """Let `graph` read what `apply` made, perhaps in a second time, and with what other passes made."""
+        replace_weights(graph, symbols)
+
+    def effective(self, layer: Layer, made: Mapping[str, WeightSymbol]) -> Mapping[str, WeightSymbol]:
+        """What the report compares with the weights before the sweep; `layer` reads what `apply` made by now."""
+        return made
+
+    def finish(self, module: Module, record: PassRecord) -> None:
+        """After the sweep: say if it was in vain."""
 
     def prepare(self, module: Module, ctx: Context) -> None:
         """Before the sweep: refuse what cannot be done, and change what needs no statistics. For a plan (`ctx.is_plan`)
@@ -123,7 +134,8 @@ def sweep(module: Module, ctx: Context, steps: Recorded) -> None:
         label = "sweep: " + ", ".join(step.name for step, _ in steps)
         for _ in ctx.progress.track(_Sweep(ctx, walk, shelf, steps).run(), label, 2 * walk.batches * len(walk.layers)):
             pass
-    for _, record in steps:
+    for step, record in steps:
+        step.finish(module, record)
         record.bytes_after = stored_bytes(module)
 
 
@@ -141,27 +153,31 @@ class _Sweep:
             layer = self.walk.layers[index]
             if not self.shelf.has(layer.item):
                 yield from self.change(layer)
-            symbols = self.shelf.symbols(layer.item)
-            replace_weights(self.walk.graph, symbols)
+            self.install(self.shelf.symbols(layer.item))
             self.take_note(self.shelf.note(layer.item))
-            self.walk.refresh()
             yield from self.walk.advance(self.walk.layers[index])
+
+    def install(self, symbols: Mapping[str, WeightSymbol]) -> None:
+        for step, _ in self.steps:
+            step.install(self.walk.graph, symbols)
+        self.walk.refresh()
 
     def change(self, layer: Layer) -> Iterator[None]:
         """Let every pass change the weights of `layer`, and keep what they made."""
         from .collect import collect_rows
         from .weight_errors import weight_errors
 
-        before = layer.weights
         statistics = yield from collect_rows(self.walk, layer, self.kinds())
         changed: dict[str, WeightSymbol] = {}
         notes: list[dict[str, Any]] = []
         for step, _ in self.steps:
             cpu = time.process_time()
             made = _applied(step, layer, statistics)
-            replace_weights(self.walk.graph, made)
+            self.install(made)
+            layer = self.walk.layers[layer.index]
             changed |= made
-            errors = {name: weight_errors(before[name], symbol, statistics) for name, symbol in made.items()}
+            shown = step.effective(layer, made)
+            errors = {name: weight_errors(statistics.before[name], s, statistics) for name, s in shown.items()}
             notes.append({"layers": errors, "weights": len(made), "cpu_seconds": time.process_time() - cpu})
         self.shelf.put(layer.item, list(changed.values()), {"steps": notes}, self.ctx.jobs)
 

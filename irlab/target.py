@@ -119,6 +119,10 @@ class Backend(Configurable, ABC):
     def write(self, module: Module, out: Path, ctx: Context) -> None:
         """Write a legalised module to `out`, a fresh path: a file, or a directory if `writes_directory`."""
 
+    def beside(self, module: Module) -> tuple[str, ...]:
+        """The suffixes of files that `write` puts beside `out` for a legalised module, in place of its own suffix."""
+        return ()
+
     def is_directory(self, out: Path) -> bool:
         """Whether `write` makes a directory of `out`."""
         return self.writes_directory

@@ -31,7 +31,8 @@ class GGUF(Backend, name="gguf"):
     the K types. `auto` stores floats as the module has them. Weights that a pass has encoded keep their codes in
     either case. A type whose blocks do not fit a tensor is refused, unless
     `allow-fallback=true`: then the next larger one is taken, and said. `pre` names the pre-tokenizer where it cannot be
-    recognised. `split=4G` writes a directory of shards.
+    recognised. `split=4G` writes a directory of shards. Low-rank corrections (pass correct) become a LoRA adapter
+    beside the file: OUT.lora.gguf.
     """
 
     type: str = "auto"
@@ -74,9 +75,15 @@ class GGUF(Backend, name="gguf"):
     def estimate_bytes(self, module: Module) -> int:
         from irlab.backends.gguf.writer import size_bytes
 
-        return size_bytes(module.metadata["gguf"], [tensor_info(s) for s in _symbols(module)])
+        return size_bytes(module.metadata["gguf"], [tensor_info(s) for s in (*_symbols(module), *_factors(module))])
+
+    def beside(self, module: Module) -> tuple[str, ...]:
+        from irlab.backends.gguf.adapter import SUFFIX
+
+        return (SUFFIX,) if _factors(module) else ()
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:
+        from irlab.backends.gguf import adapter
         from irlab.backends.gguf.writer import write, write_shards
 
         metadata = module.metadata["gguf"]
@@ -85,9 +92,11 @@ class GGUF(Backend, name="gguf"):
             write_shards(out, module.name, metadata, tensors, self.split)
         else:
             write(out, metadata, tensors)
+        for suffix in self.beside(module):
+            write(out.with_suffix(suffix), adapter.metadata(metadata), _tensors(_factors(module), ctx))
 
     def float_tolerance(self, module: Module) -> float | None:
-        kinds = {tensor_info(symbol).type.name for symbol in _symbols(module)}
+        kinds = {tensor_info(symbol).type.name for symbol in (*_symbols(module), *_factors(module))}
         if kinds <= {"F32"}:
             return 1e-2
         return 5e-2 if kinds <= {"F32", "F16", "BF16"} else None
@@ -95,14 +104,26 @@ class GGUF(Backend, name="gguf"):
     def runtime(self) -> Runtime:
         return LlamaCppRuntime()
 
+    def runtime_for(self, module: Module) -> Runtime:
+        return LlamaCppRuntime(*self.beside(module))
+
 
 def _symbols(module: Module) -> list[WeightSymbol]:
     """The tensors of the file, in order; rotary frequencies are metadata, their factors a tensor."""
+    from irlab.backends.gguf.adapter import is_factor
     from irlab.backends.gguf.legalise import rope_factor_symbol
 
     factors = module.metadata["gguf_rope_factors"]
     table = [rope_factor_symbol(factors)] if factors else []
-    return table + [s for n, s in module.weights.items() if n.startswith(("token_embd.", "output", "blk."))]
+    names = ("token_embd.", "output", "blk.")
+    return table + [s for n, s in module.weights.items() if n.startswith(names) and not is_factor(n)]
+
+
+def _factors(module: Module) -> list[WeightSymbol]:
+    """The tensors of the adapter."""
+    from irlab.backends.gguf.adapter import is_factor
+
+    return [symbol for name, symbol in module.weights.items() if is_factor(name)]
 
 
 def tensor_info(symbol: WeightSymbol) -> TensorInfo:
@@ -165,6 +186,10 @@ class LlamaCppRuntime(Runtime):
 
     name = "llama.cpp"
 
+    def __init__(self, adapter: str = "") -> None:
+        """`adapter`: the suffix, in place of the file's own, of a LoRA adapter to run it with."""
+        self._adapter = adapter
+
     def unavailable(self) -> str:
         from irlab.backends.gguf.library import llama_library
 
@@ -174,13 +199,16 @@ class LlamaCppRuntime(Runtime):
         from irlab.backends.gguf.llama_cpp import LlamaCpp
 
         with LlamaCpp() as llama:
-            return [llama.logits(_file(out), prompt) for prompt in prompts]
+            return [llama.logits(_file(out), prompt, adapter=self._beside(out)) for prompt in prompts]
 
     def greedy(self, out: Path, prompt: Sequence[int], count: int) -> list[int]:
         from irlab.backends.gguf.llama_cpp import LlamaCpp
 
         with LlamaCpp() as llama:
-            return llama.greedy(_file(out), prompt, count)
+            return llama.greedy(_file(out), prompt, count, adapter=self._beside(out))
+
+    def _beside(self, out: Path) -> Path | None:
+        return out.with_suffix(self._adapter) if self._adapter else None
 
 
 def _file(out: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from irlab import registry
+from irlab.backends.gguf import adapter
 from irlab.backends.gguf.anatomy import Decoder, dissect
 from irlab.backends.gguf.architectures import Architecture, choose, plain_scale
 from irlab.backends.gguf.encoding import EncodeByGGML, exact
@@ -38,6 +39,7 @@ DEFAULT_CONTEXT = 2048
 def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     """`module`, changed in place. Its metadata gains "gguf", the file's keys, and "notes", what to tell the user."""
     registry.pass_class("cast").configure({"dtype": "f32"}).run(module, ctx)
+    corrected = adapter.take_off(module, ctx)
     decoder = dissect(module)
     architecture, rope = architecture_of(decoder, module)
     notes: list[str] = []
@@ -47,6 +49,9 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     decoder = dissect(module)
     types = tensor_types(decoder, architecture, options, notes)
     _rename(module.graph, decoder, types, EncodeByGGML if options.encoder == "ggml" else Encode)
+    if corrected:
+        adapter.put_back(module, "F32" if options.type == "f32" else "F16")
+        notes.append(f"{corrected} low-rank corrections are in a LoRA adapter beside the file: run with --lora")
     tokenizer = _tokenizer(module, architecture, decoder.vocabulary, options.pre)
     module.metadata["gguf"] = metadata | tokenizer.metadata
     module.metadata["gguf_rope_factors"] = rope.factors if rope is not None else ()

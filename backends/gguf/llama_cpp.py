@@ -73,19 +73,31 @@ class LlamaCpp:
         """llama.cpp's version, such as '0.6.0-dev'."""
         return str(self._ask("hello")["version"])
 
-    def logits(self, path: str | Path, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The logits after each token: f32[tokens, vocab], computed with an f32 cache and without flash attention."""
+    def logits(
+        self, path: str | Path, tokens: Sequence[int], *, adapter: Path | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The logits after each token: f32[tokens, vocab], computed with an f32 cache and without flash attention.
+
+        `adapter`: a LoRA adapter to run the model with, here and below."""
         self._require_tokens(tokens)
-        self._load(path)
+        self._load(path, adapter=adapter)
         header = self._ask("logits", tokens=[int(token) for token in tokens])
         out = np.empty((header["rows"], header["columns"]), np.float32)
         self._read_into(out.data.cast("B"))
         return out
 
-    def greedy(self, path: str | Path, tokens: Sequence[int], count: int, *, stop_at_end: bool = False) -> list[int]:
+    def greedy(
+        self,
+        path: str | Path,
+        tokens: Sequence[int],
+        count: int,
+        *,
+        stop_at_end: bool = False,
+        adapter: Path | None = None,
+    ) -> list[int]:
         """The `count` tokens that greedy decoding appends to `tokens`. stop_at_end: fewer if an end token comes."""
         self._require_tokens(tokens)
-        self._load(path)
+        self._load(path, adapter=adapter)
         answer = self._ask("greedy", tokens=[int(t) for t in tokens], count=count, stop_at_end=stop_at_end)
         return list(answer["tokens"])
 
@@ -101,17 +113,28 @@ class LlamaCpp:
         self._load(path, vocab_only=True)
         return str(self._ask("detokenize", tokens=[int(token) for token in tokens], special=special)["text"])
 
-    def speed(self, path: str | Path, *, prefill: int = 128, decode: int = 64, repeats: int = 3) -> dict[str, float]:
+    def speed(
+        self,
+        path: str | Path,
+        *,
+        prefill: int = 128,
+        decode: int = 64,
+        repeats: int = 3,
+        adapter: Path | None = None,
+    ) -> dict[str, float]:
         """Median tokens per second, `{"prefill": ..., "decode": ...}`, of a prompt and a continuation this long, with
         llama.cpp's default settings."""
-        self._load(path)
+        self._load(path, adapter=adapter)
         answer = self._ask("speed", prefill=prefill, decode=decode, repeats=repeats)
         return {"prefill": answer["prefill"], "decode": answer["decode"]}
 
-    def _load(self, path: str | Path, *, vocab_only: bool = False) -> None:
-        if not Path(path).is_file():
-            raise LlamaCppError(f"{path}: no such file")
-        self._ask("load", path=str(Path(path).absolute()), vocab_only=vocab_only, threads=self._threads)
+    def _load(self, path: str | Path, *, vocab_only: bool = False, adapter: Path | None = None) -> None:
+        for file in (path, adapter):
+            if file is not None and not Path(file).is_file():
+                raise LlamaCppError(f"{file}: no such file")
+        beside = "" if adapter is None else str(adapter.absolute())
+        path = str(Path(path).absolute())
+        self._ask("load", path=path, vocab_only=vocab_only, threads=self._threads, adapter=beside)
 
     @staticmethod
     def _require_tokens(tokens: Sequence[int]) -> None:

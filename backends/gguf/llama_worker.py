@@ -59,6 +59,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, arguments...)
     "llama_model_free": (None, _P),
     "llama_model_get_vocab": (_P, _P),
     "llama_model_n_ctx_train": (_I32, _P),
+    "llama_adapter_lora_init": (_P, _P, ctypes.c_char_p),
+    "llama_set_adapters_lora": (_I32, _P, _P, ctypes.c_size_t, _P),
     "llama_init_from_model": (_P, _P, _Params),
     "llama_free": (None, _P),
     "llama_set_n_threads": (None, _P, _I32, _I32),
@@ -85,6 +87,11 @@ class _Source(NamedTuple):
     size: int
 
 
+def _source(path: str) -> _Source:
+    status = os.stat(path)
+    return _Source(path, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
 class Failure(Exception):
     """Reported to the parent as the answer of this request."""
 
@@ -102,7 +109,8 @@ class Llama:
         self._log = _LOG_CALLBACK(self._on_log)
         self._lib.llama_log_set(ctypes.cast(self._log, _P), None)
         self._lib.llama_backend_init()
-        self._loaded: _Source | None = None
+        self._loaded: list[_Source] = []
+        self._adapter = 0
         self._vocab_only = False
         self._model = 0
         self._threads = 2
@@ -119,10 +127,9 @@ class Llama:
     def hello(self) -> dict[str, Any]:
         return {"version": self._lib.llama_version().decode()}
 
-    def load(self, path: str, vocab_only: bool, threads: int) -> dict[str, Any]:
+    def load(self, path: str, vocab_only: bool, threads: int, adapter: str = "") -> dict[str, Any]:
         self._threads = threads
-        status = os.stat(path)
-        source = _Source(path, status.st_ino, status.st_mtime_ns, status.st_size)
+        source = [_source(file) for file in (path, adapter) if file]
         if self._loaded != source or (self._vocab_only and not vocab_only):
             self._unload()
             params = self._lib.llama_model_default_params()
@@ -132,6 +139,11 @@ class Llama:
             if not model:
                 raise Failure("llama.cpp could not load the file")
             self._model, self._loaded, self._vocab_only = model, source, vocab_only
+            # Freed with the model.
+            self._adapter = self._lib.llama_adapter_lora_init(model, os.fsencode(adapter)) if adapter else 0
+            if adapter and not self._adapter:
+                self._unload()
+                raise Failure("llama.cpp could not load the adapter")
         return {"vocab_size": self._vocab_size(), "context": self._lib.llama_model_n_ctx_train(self._model)}
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> dict[str, Any]:
@@ -233,6 +245,10 @@ class Llama:
             raise Failure("llama.cpp could not create a context")
         try:
             self._lib.llama_set_n_threads(context, self._threads, self._threads)
+            if self._adapter:
+                adapters, scales = (_P * 1)(self._adapter), (ctypes.c_float * 1)(1.0)
+                if self._lib.llama_set_adapters_lora(context, adapters, 1, scales):
+                    raise Failure("llama.cpp did not take the adapter")
             yield context
         finally:
             self._lib.llama_free(context)
@@ -259,7 +275,7 @@ class Llama:
     def _unload(self) -> None:
         if self._loaded:
             self._lib.llama_model_free(self._model)
-            self._loaded = None
+            self._loaded = []
 
     # The conversation.
 

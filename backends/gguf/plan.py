@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from irlab.backends.gguf import adapter
 from irlab.backends.gguf.anatomy import dissect
 from irlab.backends.gguf.legalise import architecture_of, tensor_types
 from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.writer import TensorInfo
 from irlab.errors import IrlabError
 from irlab.ir import Module
+from irlab.ops import nn
+from irlab.passmgr import Context
 from irlab.target import PlanRow
 from irlab.types import DType
 from irlab.weights import static_shape
@@ -21,7 +24,11 @@ if TYPE_CHECKING:
 
 def plan(module: Module, options: GGUF) -> list[PlanRow]:
     """A row for the architecture, one for each way in which weights are stored, one for the size of the file."""
+    corrected = 0
     try:
+        if module.graph.find(nn.LowRankLinear):
+            module = module.clone()
+            corrected = adapter.take_off(module, Context())
         decoder = dissect(module)
         architecture, _ = architecture_of(decoder, module)
     except IrlabError as error:
@@ -41,5 +48,7 @@ def plan(module: Module, options: GGUF) -> list[PlanRow]:
         counts[what, f"{how} {types[name]}"] += 1
         size_bytes += TensorInfo(name, shape, types[name]).size_bytes
     rows += [PlanRow(f"{count} {what}", "native", note) for (what, note), count in counts.items()]
+    if corrected:
+        rows.append(PlanRow(f"{corrected} low-rank corrections", "native", "a LoRA adapter beside the file"))
     rows += [PlanRow("a fallback", "native", text) for text in fallbacks]
     return [*rows, PlanRow("the weights in the file", "native", f"{size_bytes:,} bytes")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from irlab.errors import LegalityError
 from irlab.ir import Module
+from irlab.ops import nn
 from irlab.options import Bytes
 from irlab.passmgr import Context, type_bytes
 from irlab.target import Backend, PlanRow, Runtime
@@ -30,8 +31,8 @@ class HF(Backend, name="hf"):
     config.json follows the graph where it can (widths, layers, eps, activation, rope, biases, tied embeddings); the
     result is lifted again and compared with the graph op by op, so that what transformers computes is what the graph
     computes. Anything else is refused, naming the first op that differs. Weights are found by their place in the graph,
-    not by name. Encoded ones are stored decoded, rounded to the dtype of the model: no smaller, for evaluation. A
-    kv-cache is left out: transformers keeps its own.
+    not by name. Encoded ones are stored decoded, rounded to the dtype of the model: no smaller, for evaluation; their
+    low-rank corrections are merged into them. A kv-cache is left out: transformers keeps its own.
 
     `shard`: the largest size of one safetensors file.
     """
@@ -49,6 +50,9 @@ class HF(Backend, name="hf"):
             PlanRow(f"{count} weights in {encoding}", "emulated", f"stored decoded, as {dtype}: no smaller")
             for encoding, count in encodings(module.graph).items()
         ]
+        corrected = len(module.graph.find(nn.LowRankLinear))
+        if corrected:
+            rows.append(PlanRow(f"{corrected} low-rank corrections", "emulated", "merged into the decoded weights"))
         try:
             proof = prove(module)
         except LegalityError as error:

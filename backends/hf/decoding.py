@@ -6,11 +6,12 @@ from collections import Counter
 
 from irlab.errors import IRError, LegalityError
 from irlab.ir import Graph, Op, Value, Weight
+from irlab.low_rank import merge
 from irlab.ops import nn, prim
 from irlab.types import DType, f32
 from irlab.weights import Cast, WeightSymbol
 
-_COMPUTES = (nn.Linear, nn.GatedMLP, nn.RMSNorm, nn.LayerNorm, prim.MatMul)
+_COMPUTES = (nn.Linear, nn.LowRankLinear, nn.GatedMLP, nn.RMSNorm, nn.LayerNorm, prim.MatMul)
 """The ops whose first operand tells in which dtype a model computes."""
 
 
@@ -27,11 +28,14 @@ def encodings(graph: Graph) -> Counter[str]:
 
 
 def decoded(graph: Graph) -> Graph:
-    """A copy of `graph` in which each encoded weight is decoded, and rounded to the dtype that the model computes in.
+    """A copy of `graph` in which each encoded weight is decoded, with its low-rank correction, and rounded to the dtype
+    that the model computes in.
 
     Raises LegalityError where an op cannot take a weight of that dtype.
     """
-    return _copy(graph, model_dtype(graph))
+    copy = _copy(graph, model_dtype(graph))
+    merge(copy)
+    return copy
 
 
 def _copy(graph: Graph, dtype: DType) -> Graph:

@@ -65,4 +65,4 @@ class Measurements:
     def after_output(self, backend: Backend, emitted: Emitted) -> None:
         """Measure what was written, in its runtime, if that was asked for."""
         if self.instrument is not None and backend.name in self._runtimes:
-            self.instrument.measure_output(backend, emitted.out)
+            self.instrument.measure_output(emitted)

@@ -73,16 +73,19 @@ class Linear(NNOp, opname="nn.linear"):
 class LowRankLinear(NNOp, opname="nn.low_rank_linear"):
     """linear(linear(x, a), b) + linear(x, weight) + bias: two thin matrices, beside a whole one if there is one.
 
-    a: [rank, in], b: [out, rank], named as in LoRA (Hu et al. 2021); weight: [out, in]; bias: [out].
+    a: [rank, in], b: [out, rank], named as in LoRA (Hu et al. 2021); weight: [out, in]; bias: [out]. Beside a weight
+    the thin ones are its correction, and no `matrices` that a pass should make smaller.
     """
-
-    matrices = ("a", "b", "weight")
 
     x: Value
     a: Value
     b: Value
     weight: Value | None = None
     bias: Value | None = None
+
+    @property
+    def matrices(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("a", "b") if self.weight is None else ("weight",)
 
     def infer(self) -> TensorType:
         x, a, b = self.x.type, self.a.type, self.b.type

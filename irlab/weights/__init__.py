@@ -3,13 +3,13 @@
 Nothing here holds a model: passes change recipes, back ends ask for a few rows at a time.
 
     recipe.py       what a recipe is                    leaves.py      files, numbers in memory, random numbers
-    layout.py       transpose, slice, concat ...        arithmetic.py  cast, affine
+    layout.py       transpose, slice, concat ...        arithmetic.py  cast, affine, low-rank update
     encoded.py      encode, decode, stored codes        safetensors.py the file format, read and written
     stream.py       many weights in order, in threads
 """
 
 from ..floats import as_f16, as_f32
-from .arithmetic import Affine, Cast
+from .arithmetic import Affine, Cast, LowRankUpdate
 from .encoded import Decode, Encode, Parts, with_codes
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
 from .leaves import Array, Cached, File, Literal, Random
@@ -27,6 +27,7 @@ __all__ = [
     "Encode",
     "File",
     "Literal",
+    "LowRankUpdate",
     "Parts",
     "Random",
     "Recipe",

@@ -1,4 +1,4 @@
-"""How are numbers of a weight changed one by one? Casts, and affine maps computed in f32."""
+"""How are numbers of a weight changed? Casts, affine maps and low-rank updates, computed in f32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError, IRError
 from ..floats import as_f16, as_f32
 from ..types import DType, TensorType, f16, f32
-from .recipe import AnyArray, Recipe, numpy_dtype
+from .recipe import AnyArray, Recipe, numpy_dtype, static_shape
 
 
 @dataclass(frozen=True)
@@ -56,4 +56,28 @@ class Affine(Recipe):
 
     def rows(self, start: int, stop: int) -> AnyArray:
         values = as_f32(self.source.rows(start, stop)) * np.float32(self.scale) + np.float32(self.offset)
+        return values.astype(numpy_dtype(self.type.dtype), copy=False)
+
+
+@dataclass(frozen=True)
+class LowRankUpdate(Recipe):
+    """source[out, in] + b[out, rank] @ a[rank, in], computed in f32 and rounded to the dtype of `source` (decoded,
+    where encoded)."""
+
+    source: Recipe
+    a: Recipe
+    b: Recipe
+
+    def __post_init__(self) -> None:
+        shape, (rank, columns) = static_shape(self.source.type), static_shape(self.a.type)
+        if static_shape(self.b.type) != (shape[0], rank) or shape != (shape[0], columns):
+            raise IRError(f"{self.b.type} times {self.a.type} is no update of a {self.source.type}")
+
+    @property
+    def type(self) -> TensorType:
+        return self.source.type.with_element(self.source.type.dtype)
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        update = as_f32(self.b.rows(start, stop)) @ as_f32(self.a.read())
+        values = as_f32(self.source.rows(start, stop)) + update
         return values.astype(numpy_dtype(self.type.dtype), copy=False)

@@ -33,14 +33,14 @@ class Candidate:
     role: Role
 
 
-def candidates(graph: Graph) -> list[Candidate]:
+def candidates(graph: Graph, *, encoded: bool = False) -> list[Candidate]:
     """The weights that are read as matrices of products or as embedding tables, and in no other way, and that are
-    plain floats now."""
+    plain floats now; or those that are `encoded`."""
     found = []
     for uses in weight_uses(graph).values():
         kind = uses.symbol.type
         role = _role(uses)
-        if role is not None and kind.encoding is None and kind.dtype.is_float:
+        if role is not None and (kind.encoding is not None) == encoded and kind.dtype.is_float:
             found.append(Candidate(uses.symbol, role))
     return found
 

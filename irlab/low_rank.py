@@ -1,0 +1,89 @@
+"""How does a low-rank update come onto a weight of a graph, off it again, and into it?
+
+%y = nn.linear(%x, @w)   <->   %y = nn.low_rank_linear(%x, @w.lora_a, @w.lora_b, @w)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .ir import Graph, Op, Value, Weight
+from .ops import nn, prim
+from .ops.nn import NNOp
+from .weight_uses import graphs, weight_uses
+from .weights import LowRankUpdate, WeightSymbol
+
+
+@dataclass(frozen=True)
+class Update:
+    """The two factors of an update b @ a of a weight: a[rank, in], b[out, rank]."""
+
+    a: WeightSymbol
+    b: WeightSymbol
+
+
+def factor_names(weight: str) -> tuple[str, str]:
+    """What the factors of the update of `weight` are called."""
+    return f"{weight}.lora_a", f"{weight}.lora_b"
+
+
+def attach(graph: Graph, updates: Mapping[str, Update]) -> None:
+    """Let each matrix product with a weight of these names add its update; ops that hold several matrices are spelled
+    out. A weight that has an update already gets the new one in its place."""
+    while compound := [op for op, operand in _readers(graph, updates) if not _is_linear(op, operand)]:
+        for op in dict.fromkeys(compound):
+            values = op.decompose()
+            assert op.graph is not None
+            op.graph.replace(op, *(values if isinstance(values, tuple) else (values,)))
+    for op, _ in _readers(graph, updates):
+        assert isinstance(op, nn.Linear | nn.LowRankLinear) and op.weight is not None and op.graph is not None
+        update = updates[_name(op.weight)]
+        a, b = prim.weight(update.a), prim.weight(update.b)
+        op.graph.replace(op, nn.low_rank_linear(op.x, a, b, op.weight, op.bias))
+
+
+def _readers(graph: Graph, names: Mapping[str, object]) -> list[tuple[NNOp, str]]:
+    """The ops that multiply with weights of these names, and the operand that each weight is."""
+    uses = weight_uses(graph)
+    users = [user for name in names if name in uses for user in uses[name].users]
+    return [(op, operand) for op, operand in users if isinstance(op, NNOp) and operand in op.matrices]
+
+
+def _is_linear(op: NNOp, operand: str) -> bool:
+    return isinstance(op, nn.Linear | nn.LowRankLinear) and operand == "weight"
+
+
+def detach(graph: Graph) -> dict[str, Update]:
+    """Leave out the updates of weights; returns them by the name of the weight. Low-rank matrices that stand alone,
+    and updates of values that are computed, stay."""
+    found: dict[str, Update] = {}
+    for each in graphs(graph):
+        for op in each.find(nn.LowRankLinear):
+            update = _update(op)
+            if update is not None and op.weight is not None and found.setdefault(_name(op.weight), update) == update:
+                each.replace(op, nn.linear(op.x, op.weight, op.bias))
+    return found
+
+
+def merge(graph: Graph) -> int:
+    """Put the updates into the weights, which are then plain numbers; returns how many."""
+    updates = detach(graph)
+    for each in graphs(graph):
+        for op in each.find(Weight):
+            update = updates.get(op.symbol.name)
+            if update is not None:
+                recipe = LowRankUpdate(op.symbol.recipe, update.a.recipe, update.b.recipe)
+                each.replace(op, prim.weight(WeightSymbol(op.symbol.name, recipe)))
+    return len(updates)
+
+
+def _update(op: nn.LowRankLinear) -> Update | None:
+    weights = [v.op.symbol for v in (op.a, op.b, op.weight) if v is not None and isinstance(v.op, Weight)]
+    return Update(weights[0], weights[1]) if len(weights) == 3 else None
+
+
+def _name(value: Value) -> str:
+    producer: Op | None = value.op
+    assert isinstance(producer, Weight)
+    return producer.symbol.name
