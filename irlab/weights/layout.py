@@ -15,7 +15,7 @@ import numpy as np
 
 from ..encodings import Codes
 from ..errors import IRError
-from ..types import TensorType, tensor
+from ..types import TensorType
 from .recipe import AnyArray, Recipe, static_shape
 
 Bundle: TypeAlias = Mapping[str, AnyArray]
@@ -197,21 +197,31 @@ class Transpose(Layout):
 
 @dataclass(frozen=True)
 class Take(Layout):
-    """The rows of `source` at `indices`, in that order."""
+    """What `source` has at `indices` of `axis`, in that order."""
 
     source: Recipe
     indices: tuple[int, ...]
+    axis: int = 0
 
     def __post_init__(self) -> None:
-        rows = self.source.row_count if self.source.type.shape else 0
-        if not all(0 <= i < rows for i in self.indices):
-            raise self.refuse("an index is outside its rows")
+        shape = static_shape(self.source.type)
+        if not 0 <= self.axis < max(1, len(shape)):
+            raise self.refuse(f"it has no axis {self.axis}")
+        size = shape[self.axis] if shape else 0
+        if not all(0 <= i < size for i in self.indices):
+            raise self.refuse("an index is outside its rows" if self.axis == 0 else "an index is outside the axis")
+        if self.source.type.encoding is not None and self.axis == len(shape) - 1:
+            raise self.refuse("an encoded row cannot be cut")
 
     @property
     def type(self) -> TensorType:
-        return tensor(self.source.type.element, (len(self.indices), *self.source.type.shape[1:]))
+        shape = self.source.type.shape
+        return self.source.type.with_shape((*shape[: self.axis], len(self.indices), *shape[self.axis + 1 :]))
 
     def move(self, start: int, stop: int, read: Read) -> Bundle:
+        if self.axis:
+            wanted = np.array(self.indices, dtype=np.intp)
+            return _each(lambda a: a.take(wanted, self.axis), read(self.source, start, stop))
         wanted = np.array(self.indices[start:stop], dtype=np.intp)
         if not len(wanted):
             return read(self.source, 0, 0)
