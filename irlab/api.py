@@ -11,7 +11,7 @@ from .collector import paused
 from .errors import InputError, UsageError
 from .ir import Graph, Module
 from .options import format_value
-from .passmgr import Context, Instrument, Pass, PassManager, type_bytes
+from .passmgr import Context, Instrument, Pass, PassManager
 from .pipeline import parse_target
 from .schedule import build_pipeline
 
@@ -187,7 +187,7 @@ def _require_weights(module: Module) -> None:
     (Vectors may be tables that the frontend computed.)"""
     weights = [s for s in module.weights.values() if s.type.rank > 1 and s.type.size]
     if weights:
-        min(weights, key=lambda symbol: type_bytes(symbol.type)).recipe.rows(0, 1)
+        min(weights, key=lambda symbol: symbol.size_bytes).recipe.rows(0, 1)
 
 
 def evaluate(

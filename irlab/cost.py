@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
-from .dims import Size, floordiv, maximum, product, substitute, symbols
+from .dims import Size, maximum, product, substitute, symbols
 from .ir import Op, Return, Value, Weight
 from .ops import control, nn, prim
-from .types import TensorType
 
 
 def _per_output(op: Op) -> Size:
@@ -116,15 +115,6 @@ def _decomposition(op: nn.NNOp) -> Iterable[Op]:
             found[value.op] = None
             stack += [v for v in value.op.operands if v is not None]
     return found
-
-
-def value_bytes(type: TensorType) -> Size:
-    """The bytes of a value of this type, symbolic where its sizes are; of an encoded one, as stored."""
-    if type.encoding is None:
-        return floordiv(type.size * type.dtype.bits, 8)
-    *rows, columns = type.shape
-    assert isinstance(columns, int)
-    return product(tuple(rows)) * round(columns * type.encoding.bits_per_weight(columns)) // 8
 
 
 Sizes = Mapping[str, int]

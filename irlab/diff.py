@@ -340,11 +340,10 @@ def _run_both(
 
 def _piece_weights(before: Graph, after: Graph, seed: int) -> Mapping[str, torch.Tensor]:
     """Stand-ins for the weights, or nothing (so that they are read) where the rule made new ones of them."""
-    from .passmgr import type_bytes
     from .probe import stand_ins
 
     old, new = before.weights(), after.weights()
-    size_bytes = sum(type_bytes(symbol.type) for symbol in {**old, **new}.values())
+    size_bytes = sum(symbol.size_bytes for symbol in {**old, **new}.values())
     if size_bytes > MAX_PIECE_BYTES:
         raise _Unchecked(f"its weights are larger than {MAX_PIECE_BYTES >> 20} MiB")
     made = [name for name, symbol in new.items() if old.get(name) != symbol]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .cost import Sizes, at, value_bytes
+from .cost import Sizes, at
 from .dims import Size
 from .ir import Graph, Op, Value
 from .ops import prim
@@ -47,7 +47,7 @@ def peak_memory(graph: Graph, sizes: Sizes) -> Peak | None:
         for value in op.results:
             if owner.get(value) is value:
                 if value.type not in bytes_of:
-                    bytes_of[value.type] = at(value_bytes(value.type), sizes)
+                    bytes_of[value.type] = at(value.type.size_bytes, sizes)
                 live[value] = bytes_of[value.type]
                 total += live[value]
         peaks = (peak_memory(region, sizes) for region in op.regions)
@@ -63,7 +63,7 @@ def peak_memory(graph: Graph, sizes: Sizes) -> Peak | None:
     most, op, values, inner = peak
     formula: Size = inner.formula if inner else 0
     for value in values:
-        formula = formula + value_bytes(value.type)
+        formula = formula + value.type.size_bytes
     return Peak(most, formula, op)
 
 

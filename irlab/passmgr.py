@@ -21,7 +21,6 @@ from .ir import Graph, Module, Value
 from .options import Configurable
 from .overlay import LayerPattern, LayerRow, Overlay
 from .timing import Clock, Span
-from .types import TensorType
 
 if TYPE_CHECKING:
     from .analysis import A
@@ -363,13 +362,4 @@ class PassManager:
 
 def stored_bytes(module: Module) -> int:
     """The bytes that the module's weights take as stored: the codes of encoded ones."""
-    return sum(type_bytes(symbol.type) for symbol in module.weights.values())
-
-
-def type_bytes(type: TensorType) -> int:
-    """The bytes that a tensor of this type takes as stored; 0 for a symbolic size."""
-    if not isinstance(type.size, int):
-        return 0
-    columns = type.shape[-1] if type.shape else 1
-    bits = type.encoding.bits_per_weight(int(columns)) if type.encoding is not None else type.dtype.bits  # type: ignore[arg-type]
-    return int(type.size * bits) // 8
+    return sum(symbol.size_bytes for symbol in module.weights.values())

@@ -6,14 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from .cost import DEFAULT_SIZES, Sizes, at, flops, value_bytes
+from .cost import DEFAULT_SIZES, Sizes, at, flops
 from .dims import Dim, Size, product, symbols
 from .errors import UsageError
 from .ir import Graph, Module, Return, Value, Weight
 from .liveness import Peak, peak_memory
 from .ops import nn
 from .options import did_you_mean
-from .passmgr import type_bytes
 from .weight_uses import graphs
 
 MAX_DIGITS = 12
@@ -131,7 +130,7 @@ def _stored(module: Module) -> dict[str, Stored]:
         element, size = str(symbol.type.element), symbol.type.size
         # Tables of integers (positions, say) are stored, but nobody counts them as parameters.
         numbers[element] += size if isinstance(size, int) and symbol.type.dtype.is_float else 0
-        sizes[element] += type_bytes(symbol.type)
+        sizes[element] += symbol.size_bytes
     return {element: Stored(count, sizes[element]) for element, count in numbers.most_common()}
 
 
@@ -155,6 +154,6 @@ def _cache_bytes(graph: Graph) -> int | None:
         _, heads, _, width = value.type.shape
         if isinstance(heads, Dim) or isinstance(width, Dim):
             return None
-        one = value_bytes(value.type.with_shape((heads, width)))
+        one = value.type.with_shape((heads, width)).size_bytes
         total += one if isinstance(one, int) else 0
     return total if caches else None

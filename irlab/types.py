@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
-from .dims import Dim, Size, product
+from .dims import Dim, Size, floordiv, product
 
 if TYPE_CHECKING:
     from .encodings import Encoding
@@ -80,6 +80,15 @@ class TensorType:
     def size(self) -> Size:
         """The number of elements."""
         return product(self.shape)
+
+    @property
+    def size_bytes(self) -> Size:
+        """The bytes of a tensor of this type, of an encoded one as stored; symbolic where its sizes are."""
+        if self.encoding is None:
+            return floordiv(self.size * self.dtype.bits, 8)
+        *rows, columns = self.shape
+        assert isinstance(columns, int)
+        return floordiv(product(tuple(rows)) * round(columns * self.encoding.bits_per_weight(columns)), 8)
 
     @property
     def is_static(self) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 from .analysis import Doubles, InputHessian, InputStatistics, LayerStatistics
 from .floats import as_f32
 from .layers import layer_name
-from .passmgr import PassRecord, type_bytes
-from .weights import LowRankUpdate, Recipe, WeightSymbol
+from .passmgr import PassRecord
+from .weights import WeightSymbol
 
 _CHUNK_BYTES: Final = 64 << 20
 
@@ -24,7 +24,7 @@ def weight_errors(old: WeightSymbol, new: WeightSymbol, statistics: LayerStatist
     """`weight_error` |W - Q| / |W|, `output_error` |(W - Q) x| / |W x| over calibration data where that is known for
     the weight, and `bits` per weight as stored."""
     size = max(1, math.prod(map(int, new.type.shape)))  # type: ignore[arg-type]
-    found = {"bits": 8 * _stored_bytes(new.recipe) / size}
+    found = {"bits": 8 * new.size_bytes / size}
     if old.type.shape != new.type.shape:
         return found
     measure = _Measure(_hessian(new.name, statistics))
@@ -32,13 +32,6 @@ def weight_errors(old: WeightSymbol, new: WeightSymbol, statistics: LayerStatist
         before, after = (as_f32(s.recipe.rows(start, stop)).astype(np.float64) for s in (old, new))
         measure.add(statistics.as_rescaled(new.name, before, start), after)
     return measure.errors() | found
-
-
-def _stored_bytes(recipe: Recipe) -> int:
-    """The bytes of a weight; of one with a low-rank update those of all three matrices."""
-    if isinstance(recipe, LowRankUpdate):
-        return sum(type_bytes(part.type) for part in recipe.inputs)
-    return type_bytes(recipe.type)
 
 
 def _hessian(name: str, statistics: LayerStatistics) -> Doubles | None:

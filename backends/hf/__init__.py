@@ -10,7 +10,7 @@ from irlab.errors import LegalityError
 from irlab.ir import Module
 from irlab.ops import nn
 from irlab.options import Bytes
-from irlab.passmgr import Context, type_bytes
+from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class HF(Backend, name="hf"):
         from irlab.backends.hf.files import companions
 
         copied = sum(path.stat().st_size for path, _ in companions(module))
-        return sum(type_bytes(symbol.type) for symbol in _tensors(module)) + copied + (1 << 20)
+        return sum(symbol.size_bytes for symbol in _tensors(module)) + copied + (1 << 20)
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:
         from irlab.backends.hf.files import copy_companions, model_card, write_json, write_weights

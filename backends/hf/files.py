@@ -11,7 +11,7 @@ from typing import Any, Final
 from irlab.checkpoint import INDEX_FILE, SINGLE_FILE
 from irlab.errors import InputError
 from irlab.ir import Module
-from irlab.passmgr import Context, type_bytes
+from irlab.passmgr import Context
 from irlab.weights import WeightSymbol, finite_rows, stream
 from irlab.weights.safetensors import SafetensorsWriter
 
@@ -52,7 +52,7 @@ def shards(tensors: Sequence[WeightSymbol], limit_bytes: int) -> dict[str, list[
     groups: list[list[WeightSymbol]] = [[]]
     room = limit_bytes
     for tensor in tensors:
-        size = type_bytes(tensor.type)
+        size = tensor.size_bytes
         if size > room and groups[-1]:
             groups.append([])
             room = limit_bytes
@@ -75,7 +75,7 @@ def write_weights(tensors: Sequence[WeightSymbol], out: Path, limit_bytes: int, 
                 writer.write(chunk.symbol.name, chunk.value)
     if len(layout) > 1:
         index = {
-            "metadata": {"total_size": sum(type_bytes(symbol.type) for symbol in tensors)},
+            "metadata": {"total_size": sum(symbol.size_bytes for symbol in tensors)},
             "weight_map": {symbol.name: file for file, group in layout.items() for symbol in group},
         }
         write_json(out / INDEX_FILE, index)

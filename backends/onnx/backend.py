@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from irlab.encodings import Encoding
 from irlab.errors import LegalityError, UsageError
 from irlab.ir import Module
-from irlab.passmgr import Context, type_bytes
+from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 from irlab.types import f32
 
@@ -79,7 +79,7 @@ class ONNX(Backend, name="onnx"):
         return Settings(self.precision, self.profile == "fast", self.hybrid, self.group, length)
 
     def estimate_bytes(self, module: Module) -> int:
-        weights = sum(type_bytes(symbol.type) for symbol in module.weights.values())
+        weights = sum(symbol.size_bytes for symbol in module.weights.values())
         return weights + weights // 10 + (64 << 10) * (1 + len(module.weights))
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:

@@ -13,7 +13,7 @@ from irlab.encodings import Encoding
 from irlab.errors import InputError, UsageError
 from irlab.ir import Module, Weight
 from irlab.ops.nn import Attention
-from irlab.passmgr import Context, type_bytes
+from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 from irlab.types import bf16, f32
 
@@ -117,7 +117,7 @@ class TensorRT(Backend, name="tensorrt"):
 
     def estimate_bytes(self, module: Module) -> int:
         # The engine, and the scratch file that its weights are read into.
-        weights = sum(type_bytes(symbol.type) for symbol in module.weights.values())
+        weights = sum(symbol.size_bytes for symbol in module.weights.values())
         return 2 * weights + weights // 10 + (16 << 20)
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:

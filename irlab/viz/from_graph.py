@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..cost import flops
 from ..ir import Graph, Module, Op, Return, Value, Weight
 from ..ops import prim
-from ..passmgr import type_bytes
 from ..text.attributes import value_text
 from ..types import TensorType
 from ..weight_uses import operand_name
@@ -95,7 +94,7 @@ class _Camera:
             made_by=loc.made_by if loc else "",
             weight=weight,
             parameters=sum(_count(symbol.type) for symbol in symbols),
-            bytes=sum(type_bytes(symbol.type) for symbol in symbols),
+            bytes=sum(symbol.size_bytes for symbol in symbols),
             flops=flops(op),
         )
 
@@ -151,4 +150,4 @@ def _count(type: TensorType) -> int:
 def _weight_info(op: Weight) -> WeightInfo:
     type = op.symbol.type
     sizes = tuple([size for size in type.shape if isinstance(size, int)])
-    return WeightInfo(op.symbol.name, str(type.element), sizes, _count(type), type_bytes(type))
+    return WeightInfo(op.symbol.name, str(type.element), sizes, _count(type), op.symbol.size_bytes)

@@ -14,7 +14,6 @@ from typing import Any, Final
 from ..cost import DEFAULT_SIZES, at
 from ..dims import Size as Count
 from ..opdef import OPS
-from ..passmgr import type_bytes
 from ..text.recipes import recipe_text
 from ..types import TensorType
 from ..weights import File, WeightSymbol
@@ -111,7 +110,7 @@ class _Packer:
         type_ = symbol.type
         size = type_.size if isinstance(type_.size, int) else 0
         texts = [symbol.name, self._type(type_), _element(type_), self._recipe(symbol)]
-        return [*self._strings(texts), size, type_bytes(type_), self._statistics(statistics)]
+        return [*self._strings(texts), size, symbol.size_bytes, self._statistics(statistics)]
 
     def _recipe(self, symbol: WeightSymbol) -> str:
         text = recipe_text(symbol.recipe, symbol.type, self.directory)

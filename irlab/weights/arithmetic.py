@@ -77,6 +77,10 @@ class LowRankUpdate(Recipe):
     def type(self) -> TensorType:
         return self.source.type.with_element(self.source.type.dtype)
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.inputs)
+
     def rows(self, start: int, stop: int) -> AnyArray:
         update = as_f32(self.b.rows(start, stop)) @ as_f32(self.a.read())
         values = as_f32(self.source.rows(start, stop)) + update

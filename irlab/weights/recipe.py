@@ -96,6 +96,13 @@ class Recipe(ABC):
         shape = static_shape(self.type)
         return shape[0] if shape else 1
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes that the tensor takes as stored: its codes, if it is encoded."""
+        size = self.type.size_bytes
+        assert isinstance(size, int), "sizes of weights are known"
+        return size
+
     def read(self) -> AnyArray:
         """The whole tensor. For tensors known to be small, or one at a time."""
         return self.rows(0, self.row_count).reshape(static_shape(self.type))
@@ -121,3 +128,8 @@ class WeightSymbol:
     @property
     def type(self) -> TensorType:
         return self.recipe.type
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes that the weight takes as stored."""
+        return self.recipe.size_bytes

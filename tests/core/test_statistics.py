@@ -10,7 +10,7 @@ from layered_models import branching
 
 import irlab
 from irlab import GraphBuilder, Module, nn, prim
-from irlab.cost import at, flops, value_bytes
+from irlab.cost import at, flops
 from irlab.dims import symbol
 from irlab.errors import UsageError
 from irlab.statistics import parse_sizes, statistics
@@ -121,7 +121,7 @@ def test_encoded_values_are_counted_as_stored() -> None:
     found = statistics(module)
     ((element, stored),) = [(k, v) for k, v in found.stored.items() if k.startswith("q<int4")]
     assert element == "q<int4, sym, group=32, scale=f16>" and stored.bytes == stored.parameters * 18 // 32
-    assert value_bytes(tensor(f32, (batch, 3))) == batch * 12
+    assert tensor(f32, (batch, 3)).size_bytes == batch * 12
     assert statistics(module).as_dict()["bytes"] == found.bytes
 
 
