@@ -9,7 +9,7 @@ import numpy as np
 
 from . import __version__
 from .activations import Activations
-from .analysis import A, ByWeight, LayerStatistics, RowAnalysis
+from .analysis import A, ByWeight, GradientAnalysis, LayerStatistics, RowAnalysis
 from .cache import Shelf
 from .fingerprint import fingerprint
 from .gradients import gradient_steps
@@ -61,12 +61,13 @@ def taps_by_weight(piece: TappedLayer) -> dict[str, tuple[str, ...]]:
 def collect(kind: type[A], module: Module, ctx: Context) -> Mapping[str, A]:
     """`kind` for every weight matrix of `module`, read from the cache as it is asked for."""
     batches = ctx.calibration_batches(module)
-    shelf = Shelf.open(ctx.cache, "analyses", module_key(module, batches, ctx, kind.name))
+    what = "gradients" if issubclass(kind, GradientAnalysis) else kind.name
+    shelf = Shelf.open(ctx.cache, "analyses", module_key(module, batches, ctx, what))
     with Activations() as store:
         walk = Walk(module.graph, batches, ctx.device, store)
         total = 2 * walk.batches * len(walk.layers)
         work = _row_steps(kind, walk, shelf) if issubclass(kind, RowAnalysis) else gradient_steps(walk, shelf)
-        for _ in ctx.progress.track(work, f"collecting {kind.name}", total):
+        for _ in ctx.progress.track(work, f"collecting {what}", total):
             pass
     return Kept(kind, shelf)
 
@@ -76,7 +77,7 @@ def _row_steps(kind: type[RowAnalysis], walk: Walk, shelf: Shelf) -> Iterator[No
         if not shelf.has(layer.item):
             facts = (yield from collect_rows(walk, layer, [kind]))[kind]
             arrays = {f"{tap}/{part}": a for tap, fact in facts.taps.items() for part, a in fact.arrays().items()}
-            shelf.put_arrays(layer.item, arrays, {"weights": facts.weights})
+            shelf.put_arrays(layer.item, arrays, {"weights": {kind.name: facts.weights}})
         yield from walk.advance(layer)
 
 
@@ -87,7 +88,7 @@ class Kept(Mapping[str, A]):
         self._kind, self._shelf = kind, shelf
         self._items: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
         for file in sorted(shelf.directory.glob("layer-*.safetensors")):
-            for weight, taps in shelf.note(file.stem)["weights"].items():
+            for weight, taps in shelf.note(file.stem)["weights"].get(kind.name, {}).items():
                 self._items.setdefault(weight, []).append((file.stem, tuple(taps)))
 
     def __getitem__(self, weight: str) -> A:
@@ -99,7 +100,7 @@ class Kept(Mapping[str, A]):
                 fact = self._kind.from_arrays({part: np.array(s.recipe.read()) for part, s in parts.items()})
                 if found is None:
                     found = fact
-                elif isinstance(found, RowAnalysis) and isinstance(fact, RowAnalysis):
+                else:
                     found.merge(fact)
         assert found is not None
         return found

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from .analysis import OutputGradient
+from .analysis import GradientAnalysis, OutputGradient, TableGradient
 from .cache import Shelf
 from .errors import InputError
 from .interp import Program
 from .interp.torch_types import to_torch
-from .ir import Graph
+from .ir import Graph, Weight
 from .layers import Layer
+from .ops import nn
 from .walk import WEIGHT_BYTES, Walk, require_finite, tapped
+from .weights import static_shape
+from .weights.recipe import AnyArray
+
+
+Facts: TypeAlias = "dict[tuple[type[GradientAnalysis], str], GradientAnalysis]"
+"""By kind and weight."""
 
 
 def gradient_steps(walk: Walk, shelf: Shelf) -> Iterator[None]:
@@ -32,10 +39,14 @@ def gradient_steps(walk: Walk, shelf: Shelf) -> Iterator[None]:
                 walk.store.put(name, batch, tensor)
             yield
     for layer in reversed(walk.layers):
-        found: dict[str, OutputGradient] = {}
+        found: Facts = {}
         yield from _backward(walk, layer, found)
-        arrays = {f"{w}/{part}": a for w, fact in found.items() for part, a in fact.arrays().items()}
-        shelf.put_arrays(layer.item, arrays, {"weights": {weight: [weight] for weight in found}})
+        arrays: dict[str, AnyArray] = {}
+        taps: dict[str, dict[str, list[str]]] = {}
+        for number, ((kind, weight), fact) in enumerate(found.items()):
+            taps.setdefault(kind.name, {})[weight] = [str(number)]
+            arrays |= {f"{number}/{part}": array for part, array in fact.arrays().items()}
+        shelf.put_arrays(layer.item, arrays, {"weights": taps})
         for name in layer.gives:
             walk.store.drop(_slope(name))
 
@@ -45,11 +56,16 @@ def _slope(name: str) -> str:
     return f"d {name}"
 
 
-def _backward(walk: Walk, layer: Layer, found: dict[str, OutputGradient]) -> Iterator[None]:
+def _backward(walk: Walk, layer: Layer, found: Facts) -> Iterator[None]:
     piece = tapped(layer)
-    linears = [(linear, f"y{i}") for i, linear in enumerate(op for tap in piece.taps for op in tap.linears)]
+    reads: list[tuple[nn.Linear | nn.Embedding, str]] = []
+    reads += [(linear, f"y{i}") for i, linear in enumerate(op for tap in piece.taps for op in tap.linears)]
+    tables = [op for op in piece.graph.find(nn.Embedding) if isinstance(op.weight.op, Weight)]
+    reads += [(op, f"e{i}") for i, op in enumerate(tables)]
+    ids = {op: f"i{i}" for i, op in enumerate(tables)}
     ends = {name: value for name, value in piece.graph.outputs.items() if name in layer.gives or name == "logits"}
-    piece.graph.set_outputs({**ends, **{name: linear.result for linear, name in linears}})
+    asked = {**{name: op.result for op, name in reads}, **{name: op.ids for op, name in ids.items()}}
+    piece.graph.set_outputs({**ends, **asked})
     # Gradients flow only to what depends on something that asks for them: where nothing flows in, weights do.
     leaves = {} if any(value.type.dtype.is_float for value in layer.reads.values()) else _float_weights(piece.graph)
     program = Program(piece.graph, device=walk.device, cache_bytes=WEIGHT_BYTES, weights=leaves)
@@ -59,22 +75,34 @@ def _backward(walk: Walk, layer: Layer, found: dict[str, OutputGradient]) -> Ite
         with torch.enable_grad():
             results = program(inputs, walk.sizes(batch))
             scalar = _pull(walk, layer, batch, {name: results[name] for name in ends})
-        wanted = {**floats, **{name: results[name] for _, name in linears if results[name].requires_grad}}
+        wanted = {**floats, **{name: results[name] for _, name in reads if results[name].requires_grad}}
         if not wanted:
             return
         slopes = torch.autograd.grad(scalar, list(wanted.values()), allow_unused=True)
         by_name = dict(zip(wanted, slopes))
-        for linear, name in linears:
+        for op, name in reads:
             slope = by_name.get(name)
             if slope is not None:
-                weight = linear.weight.op.symbol.name  # type: ignore[union-attr]
-                fact = found.setdefault(weight, OutputGradient(0, np.zeros(slope.shape[-1])))
-                fact.add(slope.reshape(-1, slope.shape[-1]).float())
+                _take_in(found, op, results[ids[op]] if isinstance(op, nn.Embedding) else None, slope.float())
         for name in floats:
             slope = by_name[name]
             if slope is not None:
                 _add_slope(walk, name, batch, slope)
         yield
+
+
+def _take_in(found: Facts, op: nn.Linear | nn.Embedding, ids: torch.Tensor | None, slope: torch.Tensor) -> None:
+    """Add the gradient with respect to what `op` computed to the facts of its weight."""
+    assert isinstance(op.weight.op, Weight)
+    symbol = op.weight.op.symbol
+    kind = OutputGradient if ids is None else TableGradient
+    rows, columns = static_shape(symbol.type)[-2:]
+    fact = found.setdefault((kind, symbol.name), kind.empty(rows, columns))
+    slope = slope.reshape(-1, slope.shape[-1])
+    if isinstance(fact, TableGradient) and ids is not None:
+        fact.add(ids.reshape(-1), slope)
+    elif isinstance(fact, OutputGradient):
+        fact.add(slope)
 
 
 def _float_weights(graph: Graph) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 import irlab
 from irlab import Context, Module
 from irlab.activations import Activations
-from irlab.analysis import Analysis, ByWeight, InputHessian, InputStatistics, OutputGradient
+from irlab.analysis import Analysis, ByWeight, InputHessian, InputStatistics, OutputGradient, TableGradient
 from irlab.calibration import Sample, read_text
 from irlab.errors import InputError
 from irlab.interp import evaluate
@@ -82,6 +82,30 @@ def test_gradients_are_those_of_the_loss(module: Module, ids: np.ndarray, tmp_pa
     assert probe.grad is not None
     wanted = probe.grad.reshape(-1, 256).double().square().mean(0)
     np.testing.assert_allclose(found.mean_square, wanted.numpy(), rtol=1e-3, atol=1e-12)
+
+
+def test_gradients_of_a_table_are_those_of_what_was_read(module: Module, ids: np.ndarray, tmp_path: Path) -> None:
+    name = "model.embed_tokens.weight"
+    ctx = context(module, ids, tmp_path, length=24)
+    found = ctx.analysis(TableGradient)[name]
+    graph = module.clone().graph
+    (op,) = graph.find(nn.Embedding)
+    extra = graph.input("probe", op.result.type)
+    read = nn.embedding(*op.operands)
+    graph.replace(op, nn.prim.add(read, extra))
+    probe = torch.zeros(6, 24, found.by_column.size, requires_grad=True)
+    logits = evaluate(graph, {"input_ids": ids, "probe": probe})["logits"]
+    targets = torch.from_numpy(ids)[:, 1:].reshape(-1)
+    functional.cross_entropy(logits[:, :-1].reshape(-1, 1024), targets, reduction="sum").backward()
+    assert probe.grad is not None
+    squares = probe.grad.reshape(-1, probe.shape[-1]).double().square().numpy()
+    assert found.count == ids.size and found.reads[ids[0, 0]] == np.count_nonzero(ids == ids[0, 0])
+    np.testing.assert_allclose(found.by_column, squares.sum(0), rtol=1e-3)
+    wanted = squares[ids.reshape(-1) == ids[2, 5]].sum()
+    np.testing.assert_allclose(found.by_row[ids[2, 5]], wanted, rtol=1e-3)
+    # The head is tied to the table; its facts are kept apart, and come from the same walk.
+    assert ctx.analysis(OutputGradient)[name].mean_square.shape == (1024,)
+    assert len(list((tmp_path / "analyses").iterdir())) == 1
 
 
 def test_what_was_collected_is_read_again(
