@@ -20,7 +20,6 @@ from .walk import WEIGHT_BYTES, Walk, require_finite, tapped
 from .weights import static_shape
 from .weights.recipe import AnyArray
 
-
 Facts: TypeAlias = "dict[tuple[type[GradientAnalysis], str], GradientAnalysis]"
 """By kind and weight."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -105,10 +106,9 @@ def _hull_steps(options: Options) -> list[tuple[float, float, float]]:
         hull.append(i)
         while len(hull) > 2 and _worth(options, hull[-2], hull[-1]) >= _worth(options, hull[-3], hull[-2]):
             del hull[-2]
-    steps = zip(hull, hull[1:])
+    costs, losses = options.costs, options.losses
     return [
-        (_worth(options, a, b), float(options.costs[b] - options.costs[a]), float(options.losses[a] - options.losses[b]))
-        for a, b in steps
+        (_worth(options, a, b), float(costs[b] - costs[a]), float(losses[a] - losses[b])) for a, b in pairwise(hull)
     ]
 
 
