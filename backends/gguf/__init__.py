@@ -33,6 +33,10 @@ class GGUF(Backend, name="gguf"):
     `allow-fallback=true`: then the next larger one is taken, and said. `pre` names the pre-tokenizer where it cannot be
     recognised. `split=4G` writes a directory of shards. Low-rank corrections (pass correct) become a LoRA adapter
     beside the file: OUT.lora.gguf.
+
+    Layers may differ in heads and widths, or lack attention or feed-forward blocks, as after pruning: such models are
+    written for an architecture of llama.cpp that has such layers (deci; openelm where queries and keys are normalised
+    and the head is tied), and `--plan` says so.
     """
 
     type: str = "auto"

@@ -5,7 +5,8 @@ The graph alone decides: names and configurations are never looked at.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from irlab.errors import LegalityError
 from irlab.explain import why_not
@@ -85,34 +86,69 @@ _ATTENTION, _MLP, _HEAD, _EMBED = AttentionBlock(), MLPBlock(), Head(), Embed()
 """Rules keep their compiled patterns, and a graph is looked at several times."""
 
 
-@dataclass
-class Layer:
-    """One transformer layer, as two matches."""
+@dataclass(frozen=True)
+class Attention:
+    """The attention block of a layer."""
 
-    attention: Match
-    mlp: Match
+    layer: int
+    match: Match
 
     @property
-    def attention_op(self) -> nn.Attention:
-        op = self.attention.attended.op
+    def op(self) -> nn.Attention:
+        op = self.match.attended.op
         assert isinstance(op, nn.Attention)
         return op
 
     @property
     def head_dim(self) -> int:
-        return int(self.attention_op.q.type.shape[3])  # type: ignore[arg-type]
+        return int(self.op.q.type.shape[3])  # type: ignore[arg-type]
 
     @property
-    def n_heads(self) -> int:
-        return int(self.attention_op.q.type.shape[1])  # type: ignore[arg-type]
+    def heads(self) -> int:
+        return int(self.op.q.type.shape[1])  # type: ignore[arg-type]
 
     @property
-    def n_kv_heads(self) -> int:
-        return int(self.attention_op.k.type.shape[1])  # type: ignore[arg-type]
+    def kv_heads(self) -> int:
+        return int(self.op.k.type.shape[1])  # type: ignore[arg-type]
 
     @property
     def v_dim(self) -> int:
-        return int(self.attention_op.v.type.shape[3])  # type: ignore[arg-type]
+        return int(self.op.v.type.shape[3])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """The feed-forward block of a layer."""
+
+    layer: int
+    match: Match
+
+    @property
+    def width(self) -> int:
+        return int(self.match.gate.type.shape[0])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer. A block that was taken out is None; a layer has one of them at least."""
+
+    attention: Attention | None
+    ffn: FeedForward | None
+
+    @property
+    def blocks(self) -> list[Attention | FeedForward]:
+        """Those that are there, in order."""
+        return [block for block in (self.attention, self.ffn) if block is not None]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """What structural pruning changes, by its name in words: 0 where the block was taken out."""
+        attention = self.attention
+        return {
+            "heads": attention.heads if attention else 0,
+            "key/value heads": attention.kv_heads if attention else 0,
+            "feed-forward neurons": self.ffn.width if self.ffn else 0,
+        }
 
 
 @dataclass
@@ -122,6 +158,18 @@ class Decoder:
     embedding: Match
     head: Match
     layers: list[Layer] = field(default_factory=list)
+
+    @property
+    def attentions(self) -> list[Attention]:
+        return [layer.attention for layer in self.layers if layer.attention is not None]
+
+    @property
+    def ffns(self) -> list[FeedForward]:
+        return [layer.ffn for layer in self.layers if layer.ffn is not None]
+
+    @property
+    def blocks(self) -> list[Attention | FeedForward]:
+        return [block for layer in self.layers for block in layer.blocks]
 
     @property
     def tied(self) -> bool:
@@ -139,10 +187,9 @@ class Decoder:
     @property
     def eps(self) -> set[float]:
         """Every epsilon of its norms."""
-        found = {self.head.eps}
-        for layer in self.layers:
-            found |= {layer.attention.eps, layer.mlp.eps}
-            found |= {e for e in (layer.attention.q_eps, layer.attention.k_eps) if e is not None}
+        found = {self.head.eps} | {block.match.eps for block in self.blocks}
+        for attention in self.attentions:
+            found |= {e for e in (attention.match.q_eps, attention.match.k_eps) if e is not None}
         return found
 
 
@@ -156,19 +203,32 @@ def dissect(module: Module) -> Decoder:
     if top not in heads:
         raise _stop(graph, top, _HEAD, "the logits")
     head = heads[top]
-    layers: list[Layer] = []
+    blocks: list[tuple[Match, bool]] = []
     at = head.x.op
     while at not in embed:
-        if at not in mlp:
+        if at in mlp or at in attention:
+            blocks.append((mlp[at], False) if at in mlp else (attention[at], True))
+            at = blocks[-1][0].x.op
+        elif blocks and not blocks[-1][1]:
+            raise _stop(graph, at, _ATTENTION, "an attention block")
+        else:
             raise _stop(graph, at, _MLP, "a feed-forward block")
-        block = mlp[at]
-        if block.x.op not in attention:
-            raise _stop(graph, block.x.op, _ATTENTION, "an attention block")
-        layers.append(Layer(attention[block.x.op], block))
-        at = layers[-1].attention.x.op
-    decoder = Decoder(embed[at], head, layers[::-1])
+    decoder = Decoder(embed[at], head, _layers(blocks[::-1]))
     _check_parts(graph, decoder)
     return decoder
+
+
+def _layers(blocks: Iterable[tuple[Match, bool]]) -> list[Layer]:
+    """Blocks in order, each with whether it attends, as layers: attention and feed-forward block, or one of them."""
+    layers: list[Layer] = []
+    for match, attends in blocks:
+        if attends:
+            layers.append(Layer(Attention(len(layers), match), None))
+        elif layers and layers[-1].ffn is None:
+            layers[-1] = replace(layers[-1], ffn=FeedForward(len(layers) - 1, match))
+        else:
+            layers.append(Layer(None, FeedForward(len(layers), match)))
+    return layers
 
 
 def _matches(graph: Graph, rule: Rule) -> dict[Op | None, Match]:
@@ -204,21 +264,25 @@ _ACTIVATIONS = frozenset(
 
 def _check_parts(graph: Graph, decoder: Decoder) -> None:
     parts = [("the embedding", decoder.embedding), ("the head", decoder.head)]
-    for number, layer in enumerate(decoder.layers):
-        parts += [(f"layer {number}'s attention", layer.attention), (f"layer {number}'s MLP", layer.mlp)]
+    for attention in decoder.attentions:
+        parts.append((f"layer {attention.layer}'s attention", attention.match))
+    for ffn in decoder.ffns:
+        parts.append((f"layer {ffn.layer}'s MLP", ffn.match))
     for name, match in parts:
         for variable, value in match.captures.items():
             if isinstance(value, Value) and variable not in _ACTIVATIONS and not isinstance(value.op, Weight):
                 raise LegalityError(f"GGUF: the {variable} of {name} is computed, not a weight", "fold it, or use ONNX")
     if decoder.embedding.ids.op is not None:
         raise LegalityError("GGUF: token ids must come straight from the input")
-    for number, layer in enumerate(decoder.layers):
-        match = layer.attention
+    for attention in decoder.attentions:
+        match = attention.match
         if match.mask is not None and not _is_padding_mask(match.mask):
-            raise LegalityError(f"GGUF: layer {number} attends under a mask of its own", "only causal masks are held")
+            raise LegalityError(
+                f"GGUF: layer {attention.layer} attends under a mask of its own", "only causal masks are held"
+            )
         for positions in (match.q_positions, match.k_positions):
             if positions is not None and not _counts(positions):
-                raise LegalityError(f"GGUF: layer {number} turns by positions that are computed")
+                raise LegalityError(f"GGUF: layer {attention.layer} turns by positions that are computed")
 
 
 def _is_padding_mask(mask: Value) -> bool:

@@ -11,13 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from irlab import registry
 from irlab.backends.gguf import adapter
 from irlab.backends.gguf.anatomy import Decoder, dissect
-from irlab.backends.gguf.architectures import Architecture, choose, plain_scale
+from irlab.backends.gguf.architectures import (
+    Architecture,
+    Choice,
+    choose,
+    common_refusal,
+    first_difference,
+    plain_scale,
+)
+from irlab.backends.gguf.blocks import QKV, fill_missing, is_dead, join_qkv, missing_blocks
 from irlab.backends.gguf.encoding import EncodeByGGML, exact
-from irlab.backends.gguf.ggml import GGMLType
+from irlab.backends.gguf.ggml import GGMLType, ggml_type
 from irlab.backends.gguf.mixes import FileType, ModelShape, file_type, plan_types
 from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.rope import RopeForm, rope_form
@@ -41,14 +50,18 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     registry.pass_class("cast").configure({"dtype": "f32"}).run(module, ctx)
     corrected = adapter.take_off(module, ctx)
     decoder = dissect(module)
-    architecture, rope = architecture_of(decoder, module)
-    notes: list[str] = []
-    metadata = _metadata(decoder, architecture, rope, module, notes)
+    architecture, rope, reason = architecture_of(decoder, module)
+    notes = [f"written as architecture '{architecture.name}': {reason}"] if reason else []
+    notes += missing_blocks(decoder, architecture)
     _fold_scales(module.graph, decoder)
     _turn_pairs(module.graph, dissect(module), architecture)
+    fill_missing(module.graph, dissect(module), architecture)
     decoder = dissect(module)
+    metadata = _metadata(decoder, architecture, rope, module, notes)
     types = tensor_types(decoder, architecture, options, notes)
     _rename(module.graph, decoder, types, EncodeByGGML if options.encoder == "ggml" else Encode)
+    if architecture.fused_qkv:
+        join_qkv(module.graph, dissect(module))
     if corrected:
         adapter.put_back(module, "F32" if options.type == "f32" else "F16")
         notes.append(f"{corrected} low-rank corrections are in a LoRA adapter beside the file: run with --lora")
@@ -59,26 +72,32 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     return module
 
 
-def architecture_of(decoder: Decoder, module: Module) -> tuple[Architecture, RopeForm | None]:
-    """The architecture that computes `decoder`, and the form of its rotary frequencies, or LegalityError."""
-    rope = _rope(decoder, module.metadata)
-    architecture, reason = choose(decoder, rope)
+def architecture_of(decoder: Decoder, module: Module) -> tuple[Architecture, RopeForm | None, str]:
+    """The architecture that computes `decoder`, the form of its rotary frequencies, and why a stand-in was chosen if it
+    is one. Raises LegalityError."""
+    reason = common_refusal(decoder)
+    rope = None if reason else _rope(decoder, module.metadata)
+    architecture, reason = Choice(None, reason) if reason else choose(decoder, rope)
     if architecture is None:
-        raise LegalityError(
-            f"no llama.cpp architecture computes this model: {reason}", "use --emit onnx, or see --plan"
+        way_out = (
+            "prune all layers to one width, or use --emit onnx" if first_difference(decoder) else "use --emit onnx"
         )
-    return architecture, rope
+        raise LegalityError(f"no llama.cpp architecture computes this model: {reason}", f"{way_out}; see --plan")
+    return architecture, rope, reason
 
 
 def _rope(decoder: Decoder, metadata: Mapping[str, Any]) -> RopeForm | None:
-    tables = {layer.attention.q_freq for layer in decoder.layers} | {layer.attention.k_freq for layer in decoder.layers}
-    tables.discard(None)
+    tables = [(a.layer, t) for a in decoder.attentions for t in (a.match.q_freq, a.match.k_freq) if t is not None]
     if not tables:
         return None
-    values = [value.op.symbol.recipe.read() for value in tables]
-    if any(not np.array_equal(values[0], other) for other in values[1:]):
-        raise LegalityError("GGUF: layers turn by different rotary frequencies, and a file has one table")
-    return rope_form(values[0], _theta(metadata.get("config", {})))
+    values = {table: table.op.symbol.recipe.read() for _, table in tables}
+    first, frequencies = tables[0][0], values[tables[0][1]]
+    for layer, table in tables:
+        if not np.array_equal(values[table], frequencies):
+            raise LegalityError(
+                f"GGUF: layers {first} and {layer} turn by different rotary frequencies, and a file has one table"
+            )
+    return rope_form(frequencies, _theta(metadata.get("config", {})))
 
 
 def _theta(config: Mapping[str, Any]) -> float | None:
@@ -92,10 +111,10 @@ def _metadata(
     decoder: Decoder, architecture: Architecture, rope: RopeForm | None, module: Module, notes: list[str]
 ) -> dict[str, Any]:
     """The keys of the file, all read off the graph but for names, licence and the context length."""
-    layer, name = decoder.layers[0], architecture.name
+    attention, name = decoder.attentions[0], architecture.name
     config = module.metadata.get("config", {})
     context = int(config.get("max_position_embeddings") or DEFAULT_CONTEXT)
-    window = layer.attention.window
+    window = attention.match.window
     if 0 < window < context:
         # Within the window nothing is hidden, so that many positions are exact.
         notes.append(f"llama.cpp's {name} has no sliding window: the context is limited to the window, {window} tokens")
@@ -108,16 +127,16 @@ def _metadata(
         f"{name}.context_length": context,
         f"{name}.embedding_length": decoder.hidden,
         f"{name}.block_count": len(decoder.layers),
-        f"{name}.feed_forward_length": int(layer.mlp.gate.type.shape[0]),
-        f"{name}.attention.head_count": layer.n_heads,
-        f"{name}.attention.head_count_kv": layer.n_kv_heads,
-        f"{name}.attention.key_length": layer.head_dim,
-        f"{name}.attention.value_length": layer.v_dim,
+        f"{name}.feed_forward_length": _by_layer(decoder, "feed-forward neurons"),
+        f"{name}.attention.head_count": _by_layer(decoder, "heads"),
+        f"{name}.attention.head_count_kv": _by_layer(decoder, "key/value heads"),
+        f"{name}.attention.key_length": attention.head_dim,
+        f"{name}.attention.value_length": attention.v_dim,
         f"{name}.attention.layer_norm_rms_epsilon": next(iter(decoder.eps)),
         f"{name}.vocab_size": decoder.vocabulary,
     }
     if rope is not None:
-        turned = next(value for layer in decoder.layers if (value := layer.attention.q_freq) is not None)
+        turned = next(value for a in decoder.attentions if (value := a.match.q_freq) is not None)
         keys[f"{name}.rope.dimension_count"] = 2 * int(turned.type.shape[0])
         keys[f"{name}.rope.freq_base"] = rope.base
         if rope.linear != 1.0:
@@ -131,22 +150,28 @@ def _metadata(
     return keys
 
 
+def _by_layer(decoder: Decoder, what: str) -> int | npt.NDArray[np.int32]:
+    """A width as metadata: one number, or an array where layers differ."""
+    widths = [layer.widths[what] for layer in decoder.layers]
+    return widths[0] if len(set(widths)) == 1 else np.array(widths, np.int32)
+
+
 def _fold_scales(graph: Graph, decoder: Decoder) -> None:
     """Attention that scales its scores in another way, or turns with a factor (YaRN): folded into the queries.
 
     llama.cpp scales by 1 / sqrt(head_dim). Scores are linear in q, and so is rotary embedding; after a q norm, the
     norm's weight is what scales q.
     """
-    for layer in decoder.layers:
-        match, op = layer.attention, layer.attention_op
+    for attention in decoder.attentions:
+        match, op = attention.match, attention.op
         turns = (match.q_turn or 1.0) * (match.k_turn or 1.0)
-        factor = op.scale * turns / plain_scale(layer)
+        factor = op.scale * turns / plain_scale(attention)
         if abs(factor - 1) > 1e-6:
             for part in ("q_norm",) if match.q_normed else ("q", "q_bias"):
                 value = getattr(match, part)
                 if value is not None:
                     _change(graph, value, match.ops, partial(Affine, scale=factor))
-            graph.replace(op, op.rebuild(op.operands, scale=plain_scale(layer)).result)
+            graph.replace(op, op.rebuild(op.operands, scale=plain_scale(attention)).result)
         for turned in (match.q_turned, match.k_turned):
             if isinstance(turned.op, nn.Rope) and turned.op.scale != 1.0:
                 graph.replace(turned.op, turned.op.rebuild(turned.op.operands, scale=1.0).result)
@@ -154,17 +179,17 @@ def _fold_scales(graph: Graph, decoder: Decoder) -> None:
 
 def _turn_pairs(graph: Graph, decoder: Decoder, architecture: Architecture) -> None:
     """Reorder the rows of q and k (weights and biases) where rotary pairs lie otherwise than llama.cpp wants them."""
-    for layer in decoder.layers:
-        match = layer.attention
-        for part, heads in (("q", layer.n_heads), ("k", layer.n_kv_heads)):
+    for attention in decoder.attentions:
+        match = attention.match
+        for part, heads in (("q", attention.heads), ("k", attention.kv_heads)):
             paired = getattr(match, f"{part}_paired")
             if paired is None or paired == architecture.paired_rope:
                 continue
             rotary = 2 * int(getattr(match, f"{part}_freq").type.shape[0])
-            rows = pair_order(heads, layer.head_dim, rotary, to_pairs=architecture.paired_rope)
-            for name in (part, f"{part}_bias"):
+            for name, count in ((part, heads), (f"{part}_bias", heads), (f"{part}_norm", 1)):
                 value = getattr(match, name)
                 if value is not None:
+                    rows = pair_order(count, attention.head_dim, rotary, to_pairs=architecture.paired_rope)
                     _change(graph, value, match.ops, partial(Take, indices=rows))
             turn = getattr(match, f"{part}_turned").op
             graph.replace(turn, turn.rebuild(turn.operands, interleaved=architecture.paired_rope).result)
@@ -212,12 +237,35 @@ def tensor_types(decoder: Decoder, architecture: Architecture, options: GGUF, no
                     "quantising to gguf{type=...}",
                 )
             fixed[name] = held.type
-    first = decoder.layers[0]
-    shape = ModelShape(architecture.name, len(decoder.layers), first.n_heads, first.n_kv_heads)
+        elif is_dead(value):
+            fixed[name] = ggml_type("F32")  # too narrow for blocks
+    joined = _joined_qkv(shapes, fixed) if architecture.fused_qkv else {}
+    first = decoder.attentions[0]
+    shape = ModelShape(architecture.name, len(decoder.layers), first.heads, first.kv_heads)
     target = options.file_type(decoder)
     plan = plan_types(target, shapes, shape, overrides=fixed, allow_fallback=options.allow_fallback)
     notes.extend(str(fallback) for fallback in plan.fallbacks)
-    return plan.types
+    return plan.types | {part: plan.types[whole] for part, whole in joined.items()}
+
+
+def _joined_qkv(shapes: dict[str, tuple[int, ...]], fixed: dict[str, GGMLType]) -> dict[str, str]:
+    """Let one tensor stand for q, k and v in `shapes` and `fixed`; the names of the parts, with that of the whole."""
+    joined: dict[str, str] = {}
+    for name in [name for name in shapes if name.endswith(QKV[0])]:
+        whole = name.removesuffix(QKV[0]) + "attn_qkv.weight"
+        parts = [name.removesuffix(QKV[0]) + part for part in QKV]
+        types = {fixed.pop(part, None) for part in parts}
+        if len(types) > 1:
+            raise LegalityError(
+                f"GGUF: {', '.join(parts)} are one tensor in this architecture, and were encoded differently",
+                "give them one scheme",
+            )
+        rows = [shapes.pop(part) for part in parts]
+        shapes[whole] = (sum(row[0] for row in rows), *rows[0][1:])
+        if (type_ := types.pop()) is not None:
+            fixed[whole] = type_
+        joined |= dict.fromkeys(parts, whole)
+    return joined
 
 
 def stored_float(symbol: WeightSymbol) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from irlab.backends.gguf.anatomy import Decoder
+from irlab.backends.gguf.anatomy import Attention, Decoder
 from irlab.ir import Value
 
 ATTENTION_NAMES = {
@@ -20,7 +20,7 @@ ATTENTION_NAMES = {
     "q_norm": "attn_q_norm.weight",
     "k_norm": "attn_k_norm.weight",
 }
-MLP_NAMES = {
+FFN_NAMES = {
     "norm": "ffn_norm.weight",
     "gate": "ffn_gate.weight",
     "up": "ffn_up.weight",
@@ -37,9 +37,8 @@ def named_weights(decoder: Decoder) -> Iterator[tuple[str, Value]]:
     yield "output_norm.weight", decoder.head.norm
     if not decoder.tied:
         yield "output.weight", decoder.head.weight
-    for number, layer in enumerate(decoder.layers):
-        for match, names in ((layer.attention, ATTENTION_NAMES), (layer.mlp, MLP_NAMES)):
-            for part, name in names.items():
-                value = getattr(match, part)
-                if value is not None:
-                    yield f"blk.{number}.{name}", value
+    for block in decoder.blocks:
+        for part, name in (ATTENTION_NAMES if isinstance(block, Attention) else FFN_NAMES).items():
+            value = getattr(block.match, part)
+            if value is not None:
+                yield f"blk.{block.layer}.{name}", value

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from irlab.backends.gguf import adapter
 from irlab.backends.gguf.anatomy import dissect
+from irlab.backends.gguf.blocks import missing_blocks
 from irlab.backends.gguf.legalise import architecture_of, tensor_types
 from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.writer import TensorInfo
@@ -14,7 +15,7 @@ from irlab.errors import IrlabError
 from irlab.ir import Module
 from irlab.ops import nn
 from irlab.passmgr import Context
-from irlab.target import PlanRow
+from irlab.target import Holding, PlanRow
 from irlab.types import DType
 from irlab.weights import static_shape
 
@@ -30,10 +31,13 @@ def plan(module: Module, options: GGUF) -> list[PlanRow]:
             module = module.clone()
             corrected = adapter.take_off(module, Context())
         decoder = dissect(module)
-        architecture, _ = architecture_of(decoder, module)
+        architecture, _, reason = architecture_of(decoder, module)
     except IrlabError as error:
         return [PlanRow("the graph", "none", str(error))]
-    rows = [PlanRow(f"{len(decoder.layers)} layers", "native", f"architecture '{architecture.name}'")]
+    holding: Holding = "special" if architecture.per_layer else "native"
+    note = f"architecture '{architecture.name}'" + (f": {reason}" if reason else "")
+    rows = [PlanRow(f"{len(decoder.layers)} layers", holding, note)]
+    rows += [PlanRow("a missing block", "emulated", text) for text in missing_blocks(decoder, architecture)]
     fallbacks: list[str] = []
     try:
         types = tensor_types(decoder, architecture, options, fallbacks)

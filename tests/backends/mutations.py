@@ -17,7 +17,8 @@ def inputs_of(model: Llama) -> dict[str, np.ndarray]:
     found["attention_mask"] = np.ones((1, 6), np.int64)
     for n in range(model.layers):
         for part in ("key", "value"):
-            found[f"past_key_values.{n}.{part}"] = np.zeros((1, model.kv_heads, 0, model.head_dim), np.float32)
+            shape = (1, model.of(model.kv_heads, n), 0, model.of(model.head_dim, n))
+            found[f"past_key_values.{n}.{part}"] = np.zeros(shape, np.float32)
     return found
 
 

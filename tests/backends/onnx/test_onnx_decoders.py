@@ -16,6 +16,7 @@ VARIANTS: dict[str, Llama] = {
     "gqa": Llama(),
     "biases": Llama(bias=True, tied=True),
     "qk_norm": Llama(qk_norm=True, kv_heads=1),
+    "qk_norm_last": Llama(qk_norm=True, norm_last=True),
     "small_heads": Llama(head_dim=8),
     "window": Llama(window=3),
     "softcap": Llama(softcap=0.5, activation="gelu_tanh"),
