@@ -68,7 +68,10 @@ class ONNX(Backend, name="onnx"):
 
         if self.layout == "genai":
             genai.require_layout(module.graph)
-        return legalise(module, self.settings(module), ctx)
+        legal = legalise(module, self.settings(module), ctx)
+        if self.writes_genai(legal) and genai.caches_differ(legal.graph):
+            legal.metadata.setdefault("notes", []).append(genai.DIFFERENT_CACHES)
+        return legal
 
     def settings(self, module: Module) -> Settings:
         """What legalisation needs of these options, for this module."""

@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from irlab.backends.onnx.dialect import GroupQueryAttention
+from irlab.backends.onnx.dialect import CachedAttention, GroupQueryAttention
 from irlab.backends.onnx.writer import MODEL_FILE
-from irlab.dims import Size
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Module
 
@@ -22,6 +21,10 @@ TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
+
+DIFFERENT_CACHES: Final = (
+    "layers have caches of different shapes: onnxruntime-genai reads them off the model (0.18 does; older ones may not)"
+)
 
 _DEFAULT_LENGTH: Final = 2048
 _KV: Final = "past_key_values."
@@ -40,19 +43,27 @@ def require_layout(graph: Graph) -> None:
             "layout=genai needs a decoder with a cache", "add kv-cache to the passes, or emit onnx{layout=plain}"
         )
     known = ("input_ids", "attention_mask", "position_ids")
+    caches = [v.name for v in graph.inputs if (v.name or "").startswith(_KV)]
+    numbered = [f"{_KV}{n}.{part}" for n in range(len(caches) // 2) for part in ("key", "value")]
+    if set(caches) != set(numbered):
+        missing = next((name for name in numbered if name not in caches), caches[-1])
+        raise LegalityError(
+            f"onnxruntime-genai counts caches from 0, and {missing} does not fit in", "run kv-cache after drop-layers"
+        )
     strange = [v.name for v in graph.inputs if v.name not in known and not (v.name or "").startswith(_KV)]
     if strange:
         raise LegalityError(f"onnxruntime-genai has no value for the input '{strange[0]}'", "emit onnx{layout=plain}")
-    if len({shape[1:2] + shape[3:] for shape in cache_shapes(graph)}) > 1:
-        raise LegalityError(
-            "the layers' caches differ in heads or head size, and onnxruntime-genai wants them alike",
-            "emit onnx{layout=plain}",
-        )
 
 
-def cache_shapes(graph: Graph) -> list[tuple[Size, ...]]:
-    """The shapes [batch, kv_heads, past, head_dim] of the cache inputs."""
-    return [value.type.shape for value in graph.inputs if (value.name or "").startswith(_KV)]
+def cache_shapes(graph: Graph) -> list[tuple[int, int]]:
+    """The kv heads and the head size of each cache input, which is [batch, kv_heads, past, head_size]."""
+    shapes = [value.type.shape for value in graph.inputs if (value.name or "").startswith(_KV)]
+    return [(kv_heads, size) for _, kv_heads, _, size in shapes if isinstance(kv_heads, int) and isinstance(size, int)]
+
+
+def caches_differ(graph: Graph) -> bool:
+    """Whether layers have caches of different heads or head sizes, as after pruning."""
+    return len(set(cache_shapes(graph))) > 1
 
 
 def context_length(module: Module, max_length: int) -> int:
@@ -63,7 +74,7 @@ def context_length(module: Module, max_length: int) -> int:
 
 def config(module: Module, max_length: int, accuracy_level: int = 4) -> dict[str, Any]:
     """genai_config.json of a legalised module. The type "decoder" is neutral to the architecture."""
-    graph, hf = module.graph, module.metadata.get("config", {})
+    graph = module.graph
     shapes = cache_shapes(graph)
     attentions = graph.find(GroupQueryAttention)
     length = context_length(module, max_length) or _DEFAULT_LENGTH
@@ -80,9 +91,10 @@ def config(module: Module, max_length: int, accuracy_level: int = 4) -> dict[str
                 ACCURACY_KEY: str(accuracy_level),
                 "provider_options": [],
             },
-            "head_size": shapes[0][3],
+            # Where layers differ, genai reads the shape of each cache off the graph.
+            "head_size": max(size for _, size in shapes),
             "num_hidden_layers": len(shapes) // 2,
-            "num_key_value_heads": shapes[0][1],
+            "num_key_value_heads": max(kv_heads for kv_heads, _ in shapes),
             "inputs": {
                 **{v.name: v.name for v in graph.inputs if not (v.name or "").startswith(_KV)},
                 "past_key_names": f"{_KV}%d.key",
@@ -95,8 +107,9 @@ def config(module: Module, max_length: int, accuracy_level: int = 4) -> dict[str
             },
         },
     }
-    if isinstance(hf.get("num_attention_heads"), int):
-        model["decoder"]["num_attention_heads"] = hf["num_attention_heads"]
+    heads = [op.heads for op in attentions] + [op.heads for op in graph.find(CachedAttention)]
+    if heads:
+        model["decoder"]["num_attention_heads"] = max(heads)
     # Only GroupQueryAttention writes into the buffer that it reads.
     shared = len(attentions) * 2 == len(shapes)
     return {"model": model, "search": {"max_length": length, "past_present_share_buffer": shared}}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from irlab.backends.onnx import codes
+from irlab.backends.onnx import codes, genai
 from irlab.backends.onnx.forms import form
 from irlab.backends.onnx.lowerings import FAST, STANDARD
 from irlab.ir import Graph, Module, Op, Return, Weight
@@ -41,6 +41,8 @@ def plan(module: Module, backend: ONNX) -> list[PlanRow]:
     rows += _encodings(module, fast)
     if compute_dtype(module) is bf16 and backend.precision != "fp16":
         rows.append(PlanRow("bf16", "emulated", "computed and stored in f32: the CPU provider does not load bf16"))
+    if backend.writes_genai(module) and genai.caches_differ(module.graph):
+        rows.append(PlanRow("genai_config.json", "native", genai.DIFFERENT_CACHES))
     if fast and any(isinstance(op, nn.KVUpdate) for op in module.graph.ops()):
         rows.append(PlanRow("padding", "special", "must come last in a row; profile=portable takes any mask"))
     return rows

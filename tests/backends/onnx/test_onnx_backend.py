@@ -12,7 +12,7 @@ import pytest
 from onnx_files import op_types, write
 from small_llama import Llama
 
-from irlab import GraphBuilder, dims
+from irlab import GraphBuilder
 from irlab.backends.onnx import ONNX
 from irlab.backends.onnx.runtime import OnnxRuntime
 from irlab.decoder import greedy, logits
@@ -178,35 +178,3 @@ def test_a_broken_file_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckError) as caught:
         OnnxRuntime().logits(tmp_path / "out", [PROMPT])
     assert "\n" not in str(caught.value)
-
-
-def test_unequal_caches_are_refused_by_genai_and_run_plainly(tmp_path: Path) -> None:
-    """Two layers with other numbers of kv heads, as pruning leaves them."""
-    b = GraphBuilder()
-    ids = b.input("input_ids", "i64", ("batch", "seq"))
-    mask = b.input("attention_mask", "i64", ("batch", "past + seq"))
-    batch, seq, past = (dims.symbol(n) for n in ("batch", "seq", "past"))
-    x = nn.embedding(ids, b.random_weight("embed", "f32", (50, 64)))
-    visible = prim.ne(prim.reshape(mask, (batch, 1, 1, past + seq)), prim.constant(0, mask.type.dtype))
-    outputs = {}
-    for layer, kv_heads in enumerate((4, 2)):
-        q = heads(nn.linear(x, b.random_weight(f"q{layer}", "f32", (64, 64), 1)), 4)
-        k = heads(nn.linear(x, b.random_weight(f"k{layer}", "f32", (16 * kv_heads, 64), 2)), kv_heads)
-        caches = [
-            b.input(f"past_key_values.{layer}.{p}", "f32", ("batch", kv_heads, "past", 16)) for p in ("key", "value")
-        ]
-        keys, values = (nn.kv_update(cache, k) for cache in caches)
-        outputs |= {f"present.{layer}.key": keys, f"present.{layer}.value": values}
-        y = nn.attention(q, keys, values, visible, scale=4.0)
-        x = prim.add(x, prim.reshape(prim.transpose(y, (0, 2, 1, 3)), (batch, seq, 64)))
-    b.module().graph.set_outputs({"logits": nn.linear(x, b.random_weight("head", "f32", (50, 64), 3)), **outputs})
-    with pytest.raises(LegalityError, match="differ in heads or head size"):
-        ONNX(layout="genai").legalise(b.module().clone(), Context())
-    write(b.module(), tmp_path / "out")
-    found = OnnxRuntime().logits(tmp_path / "out", [PROMPT])[0]
-    np.testing.assert_allclose(found, logits(b.module(), PROMPT), atol=2e-5)
-
-
-def heads(x: Any, count: int) -> Any:
-    batch, seq, width = x.type.shape
-    return prim.transpose(prim.reshape(x, (batch, seq, count, width // count)), (0, 2, 1, 3))

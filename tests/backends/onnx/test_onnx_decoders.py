@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 from onnx_files import op_types, run_directory, write
 from small_llama import Llama
 
+import irlab
+from irlab.backends.onnx import ONNX, genai
+from irlab.errors import LegalityError
 from irlab.interp import evaluate
 from irlab.ir import Module
+from irlab.passmgr import Context
 
 VARIANTS: dict[str, Llama] = {
     "gqa": Llama(),
@@ -21,6 +26,10 @@ VARIANTS: dict[str, Llama] = {
     "window": Llama(window=3),
     "softcap": Llama(softcap=0.5, activation="gelu_tanh"),
     "no_rope": Llama(rope=False, kv_heads=4),
+    "per_layer": Llama(layers=3, heads=(4, 3, 2), kv_heads=(2, 1, 2), ffn=(96, 64, 33)),
+    "per_layer_normed": Llama(layers=2, heads=(4, 3), kv_heads=(2, 1), ffn=(64, 40), qk_norm=True, tied=True),
+    "head_sizes": Llama(layers=2, head_dim=(16, 32)),
+    "no_attention_or_mlp": Llama(layers=3, heads=(4, 0, 2), kv_heads=(2, 0, 1), ffn=(96, 64, 0)),
 }
 
 
@@ -39,9 +48,9 @@ def steps(model: Llama, batch: int) -> list[dict[str, np.ndarray]]:
 
 def check(model: Llama, module: Module, legal: Module, directory: Path, batch: int, tolerance: float) -> None:
     cache = {
-        f"past_key_values.{n}.{part}": np.zeros((batch, model.kv_heads, 0, model.head_dim), np.float32)
-        for n in range(model.layers)
-        for part in ("key", "value")
+        value.name: np.zeros((batch, value.type.shape[1], 0, value.type.shape[3]), np.float32)
+        for value in module.graph.inputs
+        if value.name.startswith("past_key_values.")
     }
     for step in steps(model, batch)[: 3 if batch == 1 else 2]:
         inputs = {**step, **cache}
@@ -64,7 +73,7 @@ def test_variants(name: str, profile: str, tmp_path: Path) -> None:
     for batch in (1, 2):
         check(model, module, legal, tmp_path / "out", batch, 2e-5)
     if profile == "fast":
-        assert ("GroupQueryAttention" in op_types(tmp_path / "out")) == (model.head_dim % 16 == 0)
+        assert ("GroupQueryAttention" in op_types(tmp_path / "out")) == (name != "small_heads")
 
 
 def test_a_cache_in_half_precision(tmp_path: Path) -> None:
@@ -96,3 +105,28 @@ def test_padding_last(tmp_path: Path) -> None:
         both = run_directory(tmp_path / profile, prompt | empty)["logits"]
         one = run_directory(tmp_path / profile, alone | {name: value[1:] for name, value in empty.items()})["logits"]
         np.testing.assert_allclose(both[1:, :3], one, atol=2e-5)
+
+
+@pytest.mark.parametrize("profile", ["portable", "fast"])
+@pytest.mark.parametrize("name", ["per_layer", "head_sizes", "no_attention_or_mlp"])
+def test_genai_generates_with_caches_of_different_shapes(name: str, profile: str, tmp_path: Path) -> None:
+    module = VARIANTS[name].module()
+    emitted = irlab.emit(module, "onnx", tmp_path / "out", parity=True, layout="genai", profile=profile)
+    assert emitted.parity.max_abs_logit_diff < 2e-5 and emitted.parity.greedy_equal
+    assert [note for note in emitted.notes if "caches of different shapes" in note]
+    model = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]["decoder"]
+    assert model["num_key_value_heads"] == 2 and model["num_attention_heads"] == 4
+    assert model["num_hidden_layers"] == len(genai.cache_shapes(module.graph)) // 2
+
+
+def test_the_plan_says_that_caches_differ() -> None:
+    rows = {row.what: row.note for row in ONNX().plan(VARIANTS["per_layer"].module())}
+    assert "onnxruntime-genai reads them off the model" in rows["genai_config.json"]
+    assert "genai_config.json" not in {row.what for row in ONNX().plan(VARIANTS["gqa"].module())}
+
+
+def test_genai_refuses_caches_with_a_gap(tmp_path: Path) -> None:
+    text = str(Llama(layers=3).module()).replace("past_key_values.1.", "past_key_values.7.")
+    module = irlab.parse(text)
+    with pytest.raises(LegalityError, match=r"counts caches from 0, and past_key_values\.1\.key does not fit in"):
+        ONNX(layout="genai").legalise(module.clone(), Context())
