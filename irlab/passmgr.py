@@ -162,6 +162,8 @@ class PassRecord:
     rule_seconds: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Wall and CPU seconds of each rule that was timed."""
     metrics: dict[str, float] = field(default_factory=dict)
+    series: dict[str, list[float]] = field(default_factory=dict)
+    """What was measured step by step: the loss of a training, say."""
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     """What was measured of single layers: figures by name, by module path or weight name. Left empty where that would
     cost more than the pass itself."""
@@ -321,6 +323,8 @@ class PassManager:
         self.records: list[PassRecord] = []
         self.timing = False
         self.module: Module | None = None
+        self.original: Module | None = None
+        """The module as it was before the first lossy pass: what passes that repair learn from."""
         ctx.manager = self
 
     def run(self, module: Module) -> list[PassRecord]:
@@ -339,6 +343,7 @@ class PassManager:
         outer, self.ctx.record = self.ctx.record, record
         self.records.append(record)
         self.module = module
+        before = module.clone() if self.original is None and step.exactness == "lossy" else None
         try:
             with self.ctx.clock.aside(BETWEEN):
                 for instrument in self.instruments:
@@ -347,6 +352,7 @@ class PassManager:
                 step.layers.begin(step.name, module)
                 step.run(module, self.ctx)
                 step.layers.end(step.name)
+            self.original = self.original or before
             record.bytes_after, record.ops_after = stored_bytes(module), len(module.graph)
             record.note_span(span)
             with self.ctx.clock.aside(BETWEEN):

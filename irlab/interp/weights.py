@@ -14,21 +14,21 @@ from .torch_types import to_torch, torch_dtype
 class WeightReader:
     """Gives weights as tensors of their declared type; encoded ones decoded.
 
-    `overrides` replaces weights by name (parameters being trained: gradients flow to them). Up to `cache_bytes` of what
-    was read stays in memory. What came first stays: a model reads its weights round and round in one order, where
-    dropping the least recently used would drop each one just before it is needed again.
+    `overrides` replaces weights by name (parameters being trained: gradients flow to them), and is asked at each read,
+    so that it may compute them. Up to `cache_bytes` of what was read stays in memory. What came first stays: a model
+    reads its weights round and round in one order, where dropping the least recently used would drop each one just
+    before it is needed again.
     """
 
     def __init__(self, device: str, cache_bytes: int, overrides: Mapping[str, torch.Tensor] | None = None) -> None:
         self._device = device
         self._free = cache_bytes
         self._kept: dict[str, torch.Tensor] = {}
-        self._overrides = dict(overrides or {})
+        self._overrides = overrides if overrides is not None else {}
 
     def __call__(self, symbol: WeightSymbol) -> torch.Tensor:
-        override = self._overrides.get(symbol.name)
-        if override is not None:
-            return self._fitted(symbol, override)
+        if symbol.name in self._overrides:
+            return self._fitted(symbol, self._overrides[symbol.name])
         found = self._kept.get(symbol.name)
         if found is None:
             found = to_torch(symbol.recipe.read()).to(self._device)

@@ -200,6 +200,7 @@ class _Packer:
             "weightsComputed": record.weights_computed,
             "rules": rules,
             "metrics": record.metrics,
+            "series": record.series,
             "layers": record.layers,
             "error": step.error,
             "diff": self._diff(trees[step.before], trees[step.after]),

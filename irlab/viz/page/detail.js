@@ -57,7 +57,7 @@ function stepDetail(step) {
       ["Weights computed", step.weightsComputed ? wholeText(step.weightsComputed) : ""],
       ["Promise", { exact: "exact: the same numbers", close: "close: arithmetic in another order", lossy: "lossy: other numbers" }[step.exactness]],
     ])),
-    measures(step, before, after),
+    measures(step, before, after), curves(step),
     where(step), elements(after)];
 }
 
@@ -96,6 +96,25 @@ function measures(step, before, after) {
     rows.push([`Weight error, mean of ${errors.length}`, percentText(mean)], ["Largest", [percentText(worst.statistics.error), " ", code(worst.name)]]);
   }
   return rows.length ? section("Error introduced", fields(rows)) : null;
+}
+
+/** What was measured step by step: the loss of a training. */
+function curves(step) {
+  return Object.entries(step.series).filter(([, values]) => values.length > 1).map(([name, values]) => section(`${words(name)} by step`, curve(name, values)));
+}
+
+function curve(name, values) {
+  const [width, height] = [280, 96];
+  const [low, high] = [Math.min(0, ...values), Math.max(...values, 1e-12)];
+  const x = (i) => (i / (values.length - 1)) * width;
+  const y = (value) => height - ((value - low) / (high - low)) * height;
+  const points = values.map((value, i) => `${x(i).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+  const last = values[values.length - 1];
+  return s("svg", { class: "curve", viewBox: `0 -2 ${width} ${height + 18}`, role: "img", "aria-label": `${words(name)} from ${numberText(values[0])} to ${numberText(last)} in ${plural(values.length, "step")}` },
+    s("line", { class: "axis", x1: 0, x2: width, y1: height, y2: height }), s("polyline", { points }),
+    s("text", { x: 0, y: height + 13 }, numberText(values[0])),
+    s("text", { x: width / 2, y: height + 13, "text-anchor": "middle" }, plural(values.length, "step")),
+    s("text", { x: width, y: height + 13, "text-anchor": "end" }, numberText(last)));
 }
 
 /** The modules that changed; those of layers counted together. */

@@ -1,0 +1,219 @@
+"""The heal pass: distillation from the model as it was before the first lossy pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+import irlab
+from irlab.activations import Activations
+from irlab.cache import Shelf
+from irlab.calibration import Batch, Sample
+from irlab.collect import module_key
+from irlab.errors import InputError, UsageError
+from irlab.ir import Module
+from irlab.passes.cast import Cast, working_dtype
+from irlab.passes.heal.losses import Objective, matching
+from irlab.passes.heal.parameters import Parameters, trainable, training_bytes
+from irlab.passes.heal.stack import Stack
+from irlab.passes.heal.training import Schedule, Training
+from irlab.passmgr import Context, Pass
+from irlab.types import f32
+from irlab.weight_uses import replace_weights
+from irlab.weights import Array, WeightSymbol, numpy_dtype
+
+_HELD_OUT: Final = 16
+"""One batch in so many is not trained on, and measured before and after."""
+
+_LEAST_BATCHES: Final = 3
+_HEALED: Final = "healed"
+_RATE, _LORA_RATE = 2e-4, 3e-3
+
+
+@dataclass(frozen=True)
+class Heal(
+    Pass,
+    name="heal",
+    exactness="lossy",
+    requires={"fuse": "it trains the weights of nn ops"},
+):
+    """Trains what is left of a model to predict what it predicted before: distillation of logits and hidden states.
+
+    The teacher is the model before the first lossy pass of the pipeline (or `teacher`, a model's path); the student
+    what later passes have left of it. Both run in the interpreter, in f32, on the calibration text or on `data`, a text
+    of its own. A step is one batch of about 2,048 tokens; one batch in 16 is held out and measured before and after.
+    Encoded weights stay as they are, what is zero in a matrix of many zeros stays zero, and everything else may change.
+
+    `steps`: how many. `rate`: the peak of the learning rate (none: 0.0002, with `lora` 0.003), warmed up for a
+    twentieth of the steps and lowered as a cosine. `lora`: train adapters of rank `rank` instead of whole matrices, and
+    merge them at the end; needs a quarter of the memory. `logits`, `hidden`, `text`: the weights of three losses: KL to
+    the teacher's predictions (softened by `temperature`), relative error of what flows between layers of the same
+    name, cross-entropy of the text. `recompute`: compute each layer again on the way back instead of keeping its
+    activations.
+
+    The run is deterministic, and one that was killed goes on from what it kept (about once a minute). The loss of each
+    step is in the report. Sources: Hinton et al. 2015 (1503.02531), TinyBERT (1909.10351), LoRA (2106.09685), Minitron
+    (2407.14679) for distillation after pruning.
+    """
+
+    steps: int = 200
+    data: str | None = None
+    lora: bool = False
+    rank: int = 16
+    teacher: str = "original"
+    rate: float | None = None
+    logits: float = 1.0
+    hidden: float = 1.0
+    text: float = 0.0
+    temperature: float = 1.0
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 1), ("rank", 1)):
+            if getattr(self, name) < low:
+                raise UsageError(f"option '{name}' of heal is at least {low}, not {getattr(self, name)}")
+        if min(self.logits, self.hidden, self.text) < 0 or self.logits + self.hidden + self.text <= 0:
+            raise UsageError("the weights of heal's losses are not negative, and one of them is positive")
+        if self.temperature <= 0 or (self.rate is not None and self.rate <= 0):
+            raise UsageError("heal's temperature and rate are positive")
+
+    def run(self, module: Module, ctx: Context) -> None:
+        if not trainable(module.graph, self.lora):
+            raise InputError("heal: every weight is encoded, nothing is left to train", "run heal before quantize")
+        if ctx.is_plan:
+            return
+        teacher = self._teacher(ctx)
+        _require_same_outputs(module, teacher)
+        batches = self._batches(module, ctx)
+        _require_memory(module, teacher, self.rank if self.lora else None)
+        key = module_key(module, batches, ctx, self.resolved_text(), teacher.graph)
+        shelf = Shelf.open(ctx.cache, "healed", key)
+        if not shelf.has(_HEALED):
+            steps = self._train(module, teacher, batches, shelf, ctx)
+            for _ in ctx.progress.track(steps, "heal", self.steps):
+                pass
+        note = shelf.note(_HEALED)
+        healed = shelf.symbols(_HEALED)
+        replace_weights(module.graph, healed)
+        ctx.note_weights_computed(len(healed))
+        ctx.note_rewrites({"train": len(healed)})
+        ctx.record.metrics.update(note["metrics"])
+        ctx.record.series["loss"] = note["losses"]
+
+    def _teacher(self, ctx: Context) -> Module:
+        if self.teacher != "original":
+            return irlab.run(irlab.load(self.teacher), "fuse")
+        original = ctx.manager.original
+        if original is None:
+            raise InputError("heal: no pass has changed what the model computes", "give teacher=MODEL to learn from")
+        return original
+
+    def _batches(self, module: Module, ctx: Context) -> list[Batch]:
+        if self.data is None:
+            batches = ctx.calibration_batches(module)
+        else:
+            length = ctx.calibration.length if ctx.calibration is not None else 512
+            batches = Sample(self.data, tokens=1 << 62, length=length).batches(module, ctx.seed)
+        if len(batches) < _LEAST_BATCHES:
+            tokens = sum(next(iter(batch.values())).size for batch in batches)
+            hint = "give a longer text, or more of it with --calibration-tokens"
+            raise InputError(f"heal: {tokens:,} tokens are too few to train on", hint)
+        return batches
+
+    def _train(
+        self, module: Module, teacher: Module, batches: Sequence[Batch], shelf: Shelf, ctx: Context
+    ) -> Iterator[None]:
+        """Train, step by step, and leave the weights on `shelf`."""
+        student, teacher = _in_f32(module), _in_f32(teacher)
+        parameters = Parameters(student.graph, self.rank if self.lora else None, ctx.device, ctx.seed)
+        held = max(1, len(batches) // _HELD_OUT)
+        with Activations() as store, Activations() as other:
+            mine = Stack(student.graph, batches, ctx.device, store, parameters, self.recompute)
+            theirs = Stack(teacher.graph, batches, ctx.device, other)
+            objective = Objective(
+                self.logits, self.hidden, self.text, self.temperature, matching(mine, theirs), mine.outputs
+            )
+
+            def loss(batch: int) -> torch.Tensor:
+                with torch.no_grad():
+                    wanted = theirs(batch)
+                return objective(mine(batch), wanted, _ids(batches[batch]))
+
+            def distance() -> float:
+                with torch.no_grad():
+                    found = [objective.prediction(mine(b), theirs(b)) for b in range(len(batches) - held, len(batches))]
+                return float(torch.stack(found).mean())
+
+            schedule = Schedule(self.steps, self.rate or (_LORA_RATE if self.lora else _RATE))
+            training = Training(parameters.leaves, loss, len(batches) - held, schedule, ctx.seed, shelf)
+            before = distance()
+            try:
+                yield from training.run()
+            except FloatingPointError as error:
+                raise InputError(f"heal: {error}", "give a smaller rate") from None
+            what = "kl" if mine.outputs == ("logits",) else "error"
+            metrics = {f"held_out_{what}_before": before, f"held_out_{what}_after": distance()}
+            shelf.put(_HEALED, _merged(module, parameters), {"losses": training.losses, "metrics": metrics}, ctx.jobs)
+            training.forget()
+
+
+def _merged(module: Module, parameters: Parameters) -> list[WeightSymbol]:
+    """The trained weights, in the dtypes of `module`."""
+    found = []
+    with torch.no_grad():
+        for name in parameters:
+            kind = module.weights[name].type
+            values = parameters[name].float().cpu().numpy()
+            found.append(WeightSymbol(name, Array(kind, values.astype(numpy_dtype(kind.dtype)))))
+    return found
+
+
+def _in_f32(module: Module) -> Module:
+    new = module.clone()
+    if working_dtype(new.graph) is not f32:
+        Cast(dtype="f32").run(new, Context())
+    return new
+
+
+def _ids(batch: Batch) -> torch.Tensor | None:
+    ids = batch.get("input_ids")
+    return None if ids is None else torch.as_tensor(ids)
+
+
+def _require_same_outputs(student: Module, teacher: Module) -> None:
+    mine, theirs = student.graph.outputs, teacher.graph.outputs
+    for name, value in mine.items():
+        if name in theirs and name == "logits" and theirs[name].type.shape[-1] != value.type.shape[-1]:
+            sizes = f"{value.type.shape[-1]} and {theirs[name].type.shape[-1]}"
+            raise InputError(f"heal: student and teacher predict different vocabularies ({sizes} tokens)")
+    if not mine.keys() & theirs.keys():
+        raise InputError("heal: student and teacher have no output in common")
+
+
+def _require_memory(student: Module, teacher: Module, rank: int | None) -> None:
+    """Training holds the model: refuse before it starts what cannot end well."""
+    needed = training_bytes(student.graph, rank) + 4 * sum(
+        s.type.size for s in teacher.weights.values() if isinstance(s.type.size, int)
+    )
+    free = _free_bytes()
+    if free is not None and needed > free:
+        hint = "train adapters (lora=true)" if rank is None else "use a machine with more memory"
+        raise InputError(f"heal: training takes about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free", hint)
+
+
+def _free_bytes() -> int | None:
+    """Memory that is free or can be freed, where the system says so."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
