@@ -75,7 +75,7 @@ class Training:
             group["lr"] = self.schedule.rate(step)
         loss = self.loss(self._batch(step))
         if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss is {float(loss)} at step {step + 1}")
+            raise FloatingPointError(f"the loss is {float(loss.detach())} at step {step + 1}")
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.leaves.values(), _MAX_NORM)
         optimizer.step()

@@ -309,3 +309,20 @@ def test_a_pipeline_that_fails_still_leaves_a_page_that_says_where(browser: Any,
     assert found.count(".step.failed") == 1 and "quantize: weight" in found.text("#detail .error")
     assert found.complaints == []
     found.page.close()
+
+
+def test_what_was_measured_step_by_step_is_drawn_as_a_curve(browser: Any, tmp_path: Path):
+    import irlab
+
+    timeline = Timeline()
+    module = irlab.load("demo")
+    PassManager(build_pipeline("fuse"), Context(), (timeline,)).run(module)
+    timeline.steps[0].record.series = {"loss": [4.0, 2.0, 1.0]}
+    out = tmp_path / "curve.html"
+    dump(module, out, timeline=timeline, weights="off")
+    found = Opened(browser, out, "#step=1")
+    curve = found.page.locator(".curve")
+    assert curve.get_attribute("aria-label") == "Loss from 4 to 1 in 3 steps"
+    assert curve.locator("polyline").get_attribute("points") == "0.0,0.0 140.0,48.0 280.0,72.0"
+    assert found.complaints == []
+    found.page.close()
