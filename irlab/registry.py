@@ -17,6 +17,8 @@ from .errors import InputError, UsageError
 from .options import did_you_mean
 
 if TYPE_CHECKING:
+    from .encodings import Encoding
+    from .ir import Module
     from .passmgr import Pass
     from .target import Backend, Frontend
 
@@ -95,6 +97,16 @@ def encoder(name: str) -> Any:
     if point is None:
         raise InputError(f"nothing that is installed encodes types of '{name}'", "install irlab with its backends")
     return point.load()
+
+
+def mixed_encodings(module: Module, mix: str, calibrated: bool, allow_fallback: bool) -> dict[str, Encoding]:
+    """The encoding of each matrix of `module`, by name, in a mix of types: a file type of llama.cpp such as q4_k_m. The
+    function registered as "gguf" under "mixes" knows them; raises InputError where nothing is registered."""
+    point = _found("mixes").get("gguf")
+    if point is None:
+        raise InputError(f"nothing that is installed knows the mix '{mix}'", "install irlab with its backends")
+    found: dict[str, Encoding] = point.load()(module, mix, calibrated, allow_fallback)
+    return found
 
 
 def load_file(path: str) -> None:

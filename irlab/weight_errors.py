@@ -12,7 +12,7 @@ from .analysis import Doubles, InputHessian, InputStatistics, LayerStatistics
 from .floats import as_f32
 from .layers import layer_name
 from .passmgr import PassRecord
-from .weights import WeightSymbol
+from .weights import Encode, WeightSymbol
 
 _CHUNK_BYTES: Final = 64 << 20
 
@@ -25,6 +25,8 @@ def weight_errors(old: WeightSymbol, new: WeightSymbol, statistics: LayerStatist
     the weight, and `bits` per weight as stored."""
     size = max(1, math.prod(map(int, new.type.shape)))  # type: ignore[arg-type]
     found = {"bits": 8 * new.size_bytes / size}
+    if isinstance(old.recipe, Encode):  # still to be encoded when it was replaced
+        old = WeightSymbol(old.name, old.recipe.source)
     if old.type.shape != new.type.shape:
         return found
     measure = _Measure(_hessian(new.name, statistics))

@@ -63,8 +63,8 @@ class GGUF(Backend, name="gguf"):
 
     def file_type(self, decoder: Decoder) -> FileType:
         """What `type` stands for in this decoder."""
-        from irlab.backends.gguf.legalise import default_file_type
         from irlab.backends.gguf.mixes import file_type
+        from irlab.backends.gguf.weight_types import default_file_type
 
         return default_file_type(decoder) if self.type == "auto" else file_type(self.type)
 

@@ -24,19 +24,19 @@ from irlab.backends.gguf.architectures import (
     first_difference,
     plain_scale,
 )
-from irlab.backends.gguf.blocks import QKV, fill_missing, is_dead, join_qkv, missing_blocks
-from irlab.backends.gguf.encoding import EncodeByGGML, exact
-from irlab.backends.gguf.ggml import GGMLType, ggml_type
-from irlab.backends.gguf.mixes import FileType, ModelShape, file_type, plan_types
+from irlab.backends.gguf.blocks import fill_missing, join_qkv, missing_blocks
+from irlab.backends.gguf.encoding import EncodeByGGML
+from irlab.backends.gguf.ggml import GGMLType
 from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.rope import RopeForm, rope_form
 from irlab.backends.gguf.tokenizer import TokenizerMetadata, no_tokenizer, tokenizer_metadata
+from irlab.backends.gguf.weight_types import tensor_types
 from irlab.encodings import ggml
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Module, Op, Value, Weight
 from irlab.ops import nn, prim
 from irlab.passmgr import Context
-from irlab.weights import Affine, Array, Cast, Encode, Recipe, Take, WeightSymbol, static_shape
+from irlab.weights import Affine, Array, Cast, Encode, Recipe, Take, WeightSymbol
 
 if TYPE_CHECKING:
     from irlab.backends.gguf import GGUF
@@ -219,71 +219,6 @@ def _change(graph: Graph, value: Value, users: tuple[Op, ...], how: Callable[[Re
             "emit GGUF without quantize, or exclude it",
         )
     graph.replace(value.op, prim.weight(WeightSymbol(symbol.name, recipe)))
-
-
-def tensor_types(decoder: Decoder, architecture: Architecture, options: GGUF, notes: list[str]) -> dict[str, GGMLType]:
-    """The GGML type of each tensor by GGUF name."""
-    weights = dict(named_weights(decoder))
-    shapes = {name: static_shape(value.type) for name, value in weights.items()}
-    fixed: dict[str, GGMLType] = {}
-    for name, value in weights.items():
-        encoding = value.type.encoding
-        if encoding is not None:
-            held = exact(encoding, shapes[name][-1])
-            if held is None:
-                raise LegalityError(
-                    f"GGUF has no type for the codes of {name}, {encoding}",
-                    "use symmetric int4, int5 or int8 with f16 scales, mxfp4 or a GGML type (scheme=q4_k), or leave "
-                    "quantising to gguf{type=...}",
-                )
-            fixed[name] = held.type
-        elif is_dead(value):
-            fixed[name] = ggml_type("F32")  # too narrow for blocks
-    joined = _joined_qkv(shapes, fixed) if architecture.fused_qkv else {}
-    first = decoder.attentions[0]
-    shape = ModelShape(architecture.name, len(decoder.layers), first.heads, first.kv_heads)
-    target = options.file_type(decoder)
-    plan = plan_types(target, shapes, shape, overrides=fixed, allow_fallback=options.allow_fallback)
-    notes.extend(str(fallback) for fallback in plan.fallbacks)
-    return plan.types | {part: plan.types[whole] for part, whole in joined.items()}
-
-
-def _joined_qkv(shapes: dict[str, tuple[int, ...]], fixed: dict[str, GGMLType]) -> dict[str, str]:
-    """Let one tensor stand for q, k and v in `shapes` and `fixed`; the names of the parts, with that of the whole."""
-    joined: dict[str, str] = {}
-    for name in [name for name in shapes if name.endswith(QKV[0])]:
-        whole = name.removesuffix(QKV[0]) + "attn_qkv.weight"
-        parts = [name.removesuffix(QKV[0]) + part for part in QKV]
-        types = {fixed.pop(part, None) for part in parts}
-        if len(types) > 1:
-            raise LegalityError(
-                f"GGUF: {', '.join(parts)} are one tensor in this architecture, and were encoded differently",
-                "give them one scheme",
-            )
-        rows = [shapes.pop(part) for part in parts]
-        shapes[whole] = (sum(row[0] for row in rows), *rows[0][1:])
-        if (type_ := types.pop()) is not None:
-            fixed[whole] = type_
-        joined |= dict.fromkeys(parts, whole)
-    return joined
-
-
-def stored_float(symbol: WeightSymbol) -> str:
-    """The float type a weight is stored in before the graph was cast to f32."""
-    recipe = symbol.recipe
-    while isinstance(recipe, Cast | Take | Affine):
-        recipe = recipe.source
-    return recipe.type.dtype.name
-
-
-def default_file_type(decoder: Decoder) -> FileType:
-    """The type that changes nothing: that of the largest float matrix (norms are f32 in every file)."""
-    floats = [v for _, v in named_weights(decoder) if v.type.encoding is None and v.type.rank == 2]
-    if not floats:
-        return file_type("f16")
-    largest = max(floats, key=lambda v: int(v.type.size))  # type: ignore[arg-type]
-    assert isinstance(largest.op, Weight)
-    return file_type(stored_float(largest.op.symbol))
 
 
 def _rename(graph: Graph, decoder: Decoder, types: Mapping[str, GGMLType], encode: type[Encode]) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from irlab.backends.gguf import adapter
 from irlab.backends.gguf.anatomy import dissect
 from irlab.backends.gguf.blocks import missing_blocks
-from irlab.backends.gguf.legalise import architecture_of, tensor_types
+from irlab.backends.gguf.legalise import architecture_of
 from irlab.backends.gguf.names import named_weights
+from irlab.backends.gguf.weight_types import tensor_types
 from irlab.backends.gguf.writer import TensorInfo
 from irlab.errors import IrlabError
 from irlab.ir import Module

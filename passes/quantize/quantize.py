@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from irlab.analysis import Analysis, InputHessian, InputStatistics, LayerStatistics
 from irlab.encodings import SCHEMES, Codes, Encoding, SchemeName, scheme_encoding
-from irlab.errors import InputError
+from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
@@ -20,8 +20,9 @@ from irlab.passes.quantize.awq import Scaled, scale_channels
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
 from irlab.passmgr import Context
+from irlab.registry import mixed_encodings
 from irlab.sweep import LayerPass
-from irlab.weights import WeightSymbol, static_shape, with_codes
+from irlab.weights import Encode, WeightSymbol, static_shape, with_codes
 
 Floats = npt.NDArray[np.float32]
 
@@ -70,6 +71,10 @@ class Quantize(
     `exclude`: names of weights to leave alone (`*` and `?` match).
     `embeddings`: the scheme for embedding tables and heads tied to them; none leaves them alone.
     `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, or keep it as it is.
+
+    `mix`: a file type of llama.cpp (q4_k_m): every matrix and table gets the type that it has there, in place of
+    `scheme` and `embeddings`. `indivisible=fallback` takes a larger type of smaller blocks, as llama.cpp does. A head
+    that is tied to the table is calibrated like any matrix.
     """
 
     method: Literal["rtn", "hqq", "gptq", "awq", "awq-gptq"] = "rtn"
@@ -79,25 +84,43 @@ class Quantize(
     scale: Literal["f16", "bf16", "f32", "i8"] | None = None
     exclude: tuple[str, ...] = ()
     embeddings: Literal["none", SchemeName] = "none"
-    indivisible: Literal["refuse", "keep"] = "refuse"
+    mix: str = ""
+    indivisible: Literal["refuse", "keep", "fallback"] = "refuse"
     damping: float = 0.01
     act_order: bool = field(default=True, metadata={"text": "act-order"})
+
+    _mixed: dict[str, Encoding] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `mix` stands for in the module."""
+    _heads: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Tables that were rounded for the first layer to read, and are calibrated where a head reads them."""
+
+    def __post_init__(self) -> None:
+        if self.indivisible == "fallback" and not self.mix:
+            raise UsageError("quantize: indivisible=fallback belongs to a mix", "mix=q4_k_m, or indivisible=keep")
 
     def needs(self) -> tuple[type[Analysis], ...]:
         return _NEEDS[self.method]
 
     def prepare(self, module: Module, ctx: Context) -> None:
         require_matches(self.exclude, module, self.name)
+        self._mixed.clear()
+        if self.mix:
+            found = mixed_encodings(module, self.mix, bool(self.needs()), self.indivisible != "refuse")
+            self._mixed.update(found)
         counts: Counter[str] = Counter()
         chosen = self._chosen(module.graph, counts)
         if not chosen and not counts:
             raise InputError("quantize: no weight of the graph is a matrix of a linear layer", "run fuse before it")
         for reason, count in counts.items():
             ctx.record.rules[reason] = ctx.record.rules.get(reason, 0) + count
+        if self.method in ("gptq", "awq-gptq"):
+            _require_grids(module, chosen)
         if self.needs() and not ctx.is_plan:
             # Tables of rows are read, not multiplied: nothing is known of their inputs.
-            tables = {c.symbol.name for c in candidates(module.graph) if c.role is Role.EMBEDDING}
+            tables = {c.symbol.name: c.is_tied for c in candidates(module.graph) if c.role is Role.EMBEDDING}
             chosen = {name: encoding for name, encoding in chosen.items() if name in tables}
+            self._heads.clear()
+            self._heads.update(name for name in chosen if tables[name])
         encode_weights(module.graph, chosen, HQQ_NORM if self.method == "hqq" else 2.0)
         ctx.note_rewrites({"encode": len(chosen)})
 
@@ -108,6 +131,10 @@ class Quantize(
             scaled = scale_channels(layer, statistics, chosen)
         else:
             scaled = Scaled({name: as_f32(layer.weights[name].recipe.read()) for name in chosen}, {})
+        for name in self._heads & inside:
+            rounded = layer.weights[name].recipe
+            assert isinstance(rounded, Encode)
+            chosen[name], scaled.matrices[name] = rounded.encoding, as_f32(rounded.source.read())
         made = dict(scaled.others)
         for names in statistics[InputHessian].sharing():
             wanted = [name for name in names if name in chosen]
@@ -139,7 +166,7 @@ class Quantize(
         chosen: dict[str, Encoding] = {}
         for candidate in candidates(graph):
             name = candidate.symbol.name
-            encoding = self.at(name)._encoding(candidate.role)
+            encoding = self._mixed.get(name) if self.mix else self.at(name)._encoding(candidate.role)
             if encoding is None:
                 counts["keep-embedding" if candidate.role is Role.EMBEDDING else "keep-layer"] += 1
             elif excluded(name, self.exclude):
@@ -172,3 +199,12 @@ class Quantize(
             hint = f"{wish}, or exclude={name}, or indivisible=keep"
             raise InputError(f"quantize: weight '{name}': {error.message}", hint) from None
         return True
+
+
+def _require_grids(module: Module, chosen: Mapping[str, Encoding]) -> None:
+    """Refuse encodings that columns cannot be rounded to one by one, before any work."""
+    for name, encoding in chosen.items():
+        try:
+            encoding.grid(1, static_shape(module.weights[name].type)[-1])
+        except InputError as error:
+            raise InputError(f"quantize: weight '{name}': {error.message}", error.hint) from None

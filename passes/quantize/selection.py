@@ -31,6 +31,8 @@ class Candidate:
 
     symbol: WeightSymbol
     role: Role
+    is_tied: bool = False
+    """Whether it is both a table of rows and a matrix of a product."""
 
 
 def candidates(graph: Graph, *, encoded: bool = False) -> list[Candidate]:
@@ -39,9 +41,11 @@ def candidates(graph: Graph, *, encoded: bool = False) -> list[Candidate]:
     found = []
     for uses in weight_uses(graph).values():
         kind = uses.symbol.type
-        role = _role(uses)
-        if role is not None and (kind.encoding is not None) == encoded and kind.dtype.is_float:
-            found.append(Candidate(uses.symbol, role))
+        roles = _roles(uses)
+        if roles and (kind.encoding is not None) == encoded and kind.dtype.is_float:
+            # A head that is tied to the embedding goes where the embedding goes.
+            role = Role.EMBEDDING if Role.EMBEDDING in roles else Role.MATRIX
+            found.append(Candidate(uses.symbol, role, len(roles) > 1))
     return found
 
 
@@ -79,7 +83,8 @@ def encode_weights(graph: Graph, encodings: Mapping[str, Encoding], norm: float 
                 each.replace(op, prim.cast(nn.embedding(op.ids, op.weight), before.dtype))
 
 
-def _role(uses: WeightUses) -> Role | None:
+def _roles(uses: WeightUses) -> set[Role]:
+    """What the uses make of a weight; nothing where one of them is neither."""
     roles = set()
     for op, operand in uses.users:
         if isinstance(op, nn.Embedding) and operand == "weight":
@@ -87,6 +92,5 @@ def _role(uses: WeightUses) -> Role | None:
         elif isinstance(op, NNOp) and operand in op.matrices:
             roles.add(Role.MATRIX)
         else:
-            return None
-    # A head that is tied to the embedding goes where the embedding goes.
-    return Role.EMBEDDING if Role.EMBEDDING in roles else Role.MATRIX if roles else None
+            return set()
+    return roles
