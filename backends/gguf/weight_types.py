@@ -41,7 +41,7 @@ def mixed_encodings(module: Module, mix: str, calibrated: bool, allow_fallback: 
     from irlab.backends.gguf.legalise import architecture_of
 
     decoder = dissect(module)
-    architecture, _ = architecture_of(decoder, module)
+    architecture, *_ = architecture_of(decoder, module)
     weights = dict(named_weights(decoder))
     plan, types = _planned(weights, decoder, architecture, file_type(mix), {}, True, calibrated)
     if plan.fallbacks and not allow_fallback:
