@@ -57,8 +57,12 @@ class HF(Backend, name="hf"):
             proof = prove(module)
         except LegalityError as error:
             return [PlanRow("the graph", "none", str(error)), *rows]
-        rows += [PlanRow(f"{name} = {value}", "native", "set in config.json") for name, value in proof.changed.items()]
-        architecture = module.metadata.get("architecture", "transformers")
+        architecture = proof.config.get("architectures", ["transformers"])[0]
+        for name, value in proof.changed.items():
+            if name == "model_type":
+                rows.append(PlanRow(f"{name} = {value}", "special", f"{architecture} computes the same of these heads"))
+            else:
+                rows.append(PlanRow(f"{name} = {value}", "native", "set in config.json"))
         return [PlanRow("the graph", "native", f"equal op by op to what {architecture} computes"), *rows]
 
     def legalise(self, module: Module, ctx: Context) -> Module:

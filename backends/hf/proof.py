@@ -29,6 +29,12 @@ _ROUNDS: Final = 3
 
 _DTYPES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64"}
 
+_STAND_INS: Final[dict[str, dict[str, Any]]] = {
+    # transformers' Llama insists that its heads divide the hidden size, which the heads that are left need not.
+    "llama": {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None},
+}
+"""What makes a config.json one of an architecture that computes the same of more shapes, by its own architecture."""
+
 _LOCAL_FIELDS: Final = ("auto_map", "_name_or_path")
 """Fields that speak of other files or places than the directory that is written."""
 
@@ -56,6 +62,21 @@ def prove(module: Module) -> Proof:
         )
     graph = _normal_form(decoded(uncached(module.graph)))
     config = _with_dtype({k: v for k, v in original.items() if k not in _LOCAL_FIELDS}, model_dtype(graph))
+    try:
+        config, reference = _fitted(graph, config)
+    except LegalityError as refusal:
+        config, reference = _stand_in(graph, config, refusal)
+    comparison = compare(graph, reference.graph)
+    if comparison.difference is not None:
+        architecture = reference.metadata.get("architecture", "transformers")
+        raise _refusal(comparison.difference, architecture, _varying(graph, config))
+    changed = {key: value for key, value in config.items() if key not in original or original[key] != value}
+    return Proof(graph, config, comparison.weights, changed)
+
+
+def _fitted(graph: Graph, config: dict[str, Any]) -> tuple[dict[str, Any], Module]:
+    """`config` with the fields that the graph decides, and what transformers builds of it. Raises LegalityError where
+    it builds nothing."""
     reference = _lift(json.dumps(config, sort_keys=True))
     for _ in range(_ROUNDS):
         changes = _changes(graph, reference.graph, config)
@@ -63,12 +84,18 @@ def prove(module: Module) -> Proof:
             break
         config = _updated(config, changes)
         reference = _lift(json.dumps(config, sort_keys=True))
-    comparison = compare(graph, reference.graph)
-    if comparison.difference is not None:
-        architecture = reference.metadata.get("architecture", "transformers")
-        raise _refusal(comparison.difference, architecture, _varying(graph, config))
-    changed = {key: value for key, value in config.items() if key not in original or original[key] != value}
-    return Proof(graph, config, comparison.weights, changed)
+    return config, reference
+
+
+def _stand_in(graph: Graph, config: dict[str, Any], refusal: LegalityError) -> tuple[dict[str, Any], Module]:
+    """`_fitted`, for another architecture that computes `graph`; raises `refusal` where there is none."""
+    fields = _STAND_INS.get(config.get("model_type", ""))
+    if fields is None:
+        raise refusal
+    config, reference = _fitted(graph, {**config, **fields})
+    if compare(graph, reference.graph).difference is not None:
+        raise refusal
+    return config, reference
 
 
 def _normal_form(graph: Graph) -> Graph:
@@ -134,7 +161,11 @@ def _changes(graph: Graph, reference: Graph, config: dict[str, Any]) -> dict[str
     if not differing:
         return {}
     declared = _declared(config)
-    return {f.name: value for f, value in differing.items() if f.undeclared or f.name in declared}
+    changes = {f.name: value for f, value in differing.items() if f.undeclared or f.name in declared}
+    if changes.keys() & {"num_attention_heads", "hidden_size"} and "head_dim" not in config:
+        # A config.json that does not state the size of heads means hidden_size / num_attention_heads.
+        changes["head_dim"] = graph.find(nn.Attention)[0].q.type.shape[3]
+    return changes
 
 
 def _updated(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +186,10 @@ def _updated(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _refusal(difference: Difference, architecture: str, varying: list[str]) -> LegalityError:
     way_out = "gguf, onnx and ir follow the graph"
     if varying:
-        way_out = f"the graph has several values of {' and '.join(varying)}, a config.json holds one; {way_out}"
+        way_out = (
+            f"the graph has several values of {' and '.join(varying)}, a config.json holds one; prune all layers to "
+            f"one width; {way_out}"
+        )
     return LegalityError(
         f"hf: {difference.place} has {difference.found}; {architecture} with this config.json has "
         f"{difference.expected}",

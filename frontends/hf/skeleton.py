@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
 from irlab.errors import InputError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 _EXAMPLE_SHAPE: Final = (2, 8)
 """Example sizes (batch, seq); torch.export treats 0 and 1 specially."""
+
+_REASON_LENGTH: Final = 300
+"""Of what transformers says about a configuration, which may run over many lines."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def create_skeleton(
                 # The model computes attention itself: it is lifted as it stands, op by op.
                 model = auto.from_config(config, attn_implementation="eager", **options)
     except Exception as error:  # a model's own code may raise anything on a configuration that makes no sense
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = shorten(str(error), _REASON_LENGTH) or type(error).__name__
         raise InputError(f"{directory / 'config.json'} describes no model that can be built: {reason}") from error
     model.eval()
     return _with_inputs(model, config, generates)
@@ -77,7 +81,7 @@ def _transformers_config(directory: Path, raw: dict[str, Any], trust_remote_code
     try:
         return CONFIG_MAPPING[model_type].from_dict(dict(raw))
     except Exception as error:  # each configuration class checks in its own way
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = shorten(str(error), _REASON_LENGTH) or type(error).__name__
         raise InputError(f"{path}: {reason}") from error
 
 

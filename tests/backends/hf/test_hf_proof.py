@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hf_models import Checkpoint, Lifted, hf_logits
+from small_llama import Llama
 
 import irlab
 from irlab import GraphBuilder, Module, nn, prim
@@ -273,3 +274,50 @@ def test_a_config_that_describes_no_model_is_refused(lifted: Lifted) -> None:
     module.metadata["config"]["num_attention_heads"] = "many"
     with pytest.raises(LegalityError, match="transformers builds no model"):
         prove(module)
+
+
+def pruned(**widths: Any) -> Module:
+    """A pruned Llama of 64 features, as irlab would have lifted it."""
+    module = Llama(gain=1.0, **widths).module()
+    module.metadata["config"] |= {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+        "vocab_size": 50,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    return module
+
+
+def test_layers_that_are_pruned_alike_stay_a_llama(tmp_path: Path) -> None:
+    emitted = irlab.emit(pruned(heads=2, kv_heads=1, ffn=40), "hf", tmp_path / "out", parity=True)
+    assert emitted.parity.max_abs_logit_diff < 1e-4 and emitted.parity.greedy_equal
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    widths = [config[f] for f in ("num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim")]
+    assert config["model_type"] == "llama" and widths == [2, 1, 40, 16]
+
+
+def test_heads_that_do_not_divide_the_hidden_size_make_a_mistral(tmp_path: Path) -> None:
+    """transformers refuses a Llama with 3 heads and 64 features; its Mistral computes the same."""
+    module = pruned(heads=3, kv_heads=1)
+    emitted = irlab.emit(module, "hf", tmp_path / "out", parity=True)
+    assert emitted.parity.max_abs_logit_diff < 1e-4 and emitted.parity.greedy_equal
+    assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == ["MistralForCausalLM"]
+    (row,) = [row for row in irlab.api.make_backend("hf", {}).plan(module) if "model_type" in row.what]
+    assert row.holding == "special" and "MistralForCausalLM" in row.note
+    with pytest.raises(LegalityError, match="heads"):
+        prove(pruned(heads=3, kv_heads=1, bias=True))
+
+
+def test_layers_that_differ_are_refused_with_a_way_out() -> None:
+    with pytest.raises(LegalityError, match=r"layers\.1.*several values of intermediate_size.*one width"):
+        prove(pruned(ffn=(96, 64)))
+    with pytest.raises(LegalityError, match=r"several values of num_attention_heads and num_key_value_heads"):
+        prove(pruned(heads=(4, 2), kv_heads=(2, 1)))
