@@ -164,6 +164,50 @@ class InputHessian(RowAnalysis):
         return cls(int(arrays["count"][0]), arrays["total"])
 
 
+class OriginalInputs(Analysis):
+    """E[x0 x^T] over pairs of rows: x0 is what a weight read before a sweep changed anything, x what it reads now.
+
+    f64[in, in]. It is the Hessian as long as nothing has changed. With it a weight can be fitted to what the original
+    one computed, so that it makes up for the errors of the weights before it (see reconstruction.py).
+    """
+
+    name = "original-inputs"
+
+    def __init__(self, count: int, total: Doubles) -> None:
+        self.count, self._total = count, total
+
+    @property
+    def matrix(self) -> Doubles:
+        """E[x0 x^T], a new array."""
+        return self._total / max(1, self.count)
+
+    @classmethod
+    def empty(cls, width: int) -> Self:
+        return cls(0, np.zeros((width, width)))
+
+    def add(self, original: torch.Tensor, x: torch.Tensor) -> None:
+        """Take in f32[rows, width], twice."""
+        import torch
+
+        total = torch.from_numpy(self._total)
+        for start in range(0, len(x), _HESSIAN_ROWS):
+            rows = slice(start, start + _HESSIAN_ROWS)
+            total += (original[rows].T @ x[rows]).cpu()
+        self.count += len(x)
+
+    def merge(self, other: Self) -> None:
+        """Take in what another one has seen."""
+        self.count += other.count
+        self._total = self._total + other._total
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"count": np.array([self.count]), "total": self._total}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        return cls(int(arrays["count"][0]), arrays["total"])
+
+
 class GradientAnalysis(Analysis):
     """Facts about gradients of the loss, which is that of the next token, summed over tokens. All kinds are collected
     together, because a walk backwards is dear."""

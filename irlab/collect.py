@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as Collection
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import __version__
 from .activations import Activations
-from .analysis import A, ByWeight, GradientAnalysis, LayerStatistics, RowAnalysis
+from .analysis import A, ByWeight, GradientAnalysis, LayerStatistics, OriginalInputs, RowAnalysis
 from .cache import Shelf
 from .fingerprint import fingerprint
 from .gradients import gradient_steps
 from .ir import Module
 from .layers import Layer
-from .walk import TappedLayer, Walk, require_finite, tapped
+from .original import Original, tap_keys
+from .walk import Tap, Walk, require_finite, tapped
 
 if TYPE_CHECKING:
     from .calibration import Batch
@@ -28,31 +30,39 @@ def module_key(module: Module, batches: Sequence[Batch], ctx: Context, *more: ob
 
 
 def collect_rows(
-    walk: Walk, layer: Layer, kinds: Sequence[type[RowAnalysis]]
+    walk: Walk,
+    layer: Layer,
+    kinds: Sequence[type[RowAnalysis | OriginalInputs]],
+    of: Collection[str] | None = None,
+    original: Original | None = None,
 ) -> Generator[None, None, LayerStatistics]:
-    """What the matrices of `layer` read, in the facts of `kinds`; a step for each batch."""
+    """What the matrices of `layer` (those named in `of`) read, in the facts of `kinds`; a step for each batch.
+    `original` has entered the layer, for facts about what was read before."""
     piece = tapped(layer)
-    facts: dict[type[RowAnalysis], dict[str, RowAnalysis]] = {kind: {} for kind in kinds}
-    if piece.taps and kinds:
-        piece.graph.set_outputs({tap.name: tap.linears[0].x for tap in piece.taps})
-        where = {tap.name: tap.weights[0] for tap in piece.taps}
-        for results in walk.outputs(layer, piece.graph):
-            for name, x in results.items():
-                require_finite(x, f"the input of {where[name]}")
+    chosen = {tap: key for tap, key in zip(piece.taps, tap_keys(piece.taps)) if of is None or of & set(tap.weights)}
+    facts: dict[type[RowAnalysis | OriginalInputs], dict[str, Any]] = {kind: {} for kind in kinds}
+    if chosen and kinds:
+        piece.graph.set_outputs({tap.name: tap.linears[0].x for tap in chosen})
+        for batch, results in enumerate(walk.outputs(layer, piece.graph)):
+            for tap, key in chosen.items():
+                x = results[tap.name]
+                require_finite(x, f"the input of {tap.weights[0]}")
                 rows = x.reshape(-1, x.shape[-1]).float()
                 for kind, found in facts.items():
-                    if name not in found:
-                        found[name] = kind.empty(rows.shape[1])
-                    found[name].add(rows)
+                    fact = found.setdefault(tap.name, kind.empty(rows.shape[1]))
+                    if original is not None and kind is OriginalInputs:
+                        fact.add(original.rows(key, batch), rows)
+                    else:
+                        fact.add(rows)
             yield
-    weights = taps_by_weight(piece)
+    weights = taps_by_weight(chosen)
     return LayerStatistics({kind: ByWeight(kind, found, weights) for kind, found in facts.items()}, layer.weights)
 
 
-def taps_by_weight(piece: TappedLayer) -> dict[str, tuple[str, ...]]:
+def taps_by_weight(taps: Iterable[Tap]) -> dict[str, tuple[str, ...]]:
     """The taps that each weight reads."""
     found: dict[str, tuple[str, ...]] = {}
-    for tap in piece.taps:
+    for tap in taps:
         for weight in tap.weights:
             found[weight] = (*found.get(weight, ()), tap.name)
     return found

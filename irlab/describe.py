@@ -80,6 +80,8 @@ def print_plan(module: Module, backends: Sequence[Backend]) -> int:
             impossible |= row.holding == "none"
         Console().print(table)
     print("N native, E emulated without gain, A through a special architecture, - not at all")
+    for note in module.metadata.get("notes", ()):
+        print(f"note: {note}")
     return int(impossible)
 
 

@@ -366,6 +366,13 @@ class PassManager:
             self.ctx.record = outer
 
 
+def note(module: Module, text: str) -> None:
+    """Say something once of `module` that its user must know: shown by `--plan` and with every output."""
+    notes = module.metadata.setdefault("notes", [])
+    if text not in notes:
+        notes.append(text)
+
+
 def stored_bytes(module: Module) -> int:
     """The bytes that the module's weights take as stored: the codes of encoded ones."""
     return sum(symbol.size_bytes for symbol in module.weights.values())

@@ -8,7 +8,9 @@ it have become.
 
 For every layer: collect what its matrices read, let each pass change weights, keep them in the cache, and run the layer
 again to make the inputs of the next one. Neighbouring passes share a sweep and its statistics. What is in the cache is
-not computed again, so that a run that was killed goes on where it stopped, and ends in the same bits.
+not computed again, so that a run that was killed goes on where it stopped, and ends in the same bits. A pass may ask to
+change the matrices of a layer in the order in which they run, and for what they read in the model as it was
+(original.py): its matrices then make up for the errors before them.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from .analysis import Analysis, LayerStatistics
+from .analysis import Analysis, LayerStatistics, OriginalInputs
 from .errors import InputError, IrlabError
 from .ir import Graph, Module
 from .layers import Layer
@@ -30,11 +32,17 @@ from .weights import WeightSymbol
 
 if TYPE_CHECKING:
     from .cache import Shelf
+    from .original import Original
     from .walk import Walk
 
 
 class LayerPass(Pass):
-    """A pass that changes the weights of one layer at a time, by what calibration data shows of it."""
+    """A pass that changes the weights of one layer at a time, by what calibration data shows of it.
+
+    `alone`: it changes which matrices there are, so that passes after it need a sweep of their own.
+    """
+
+    alone: ClassVar[bool] = False
 
     @abstractmethod
     def needs(self) -> tuple[type[Analysis], ...]:
@@ -44,6 +52,15 @@ class LayerPass(Pass):
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         """New weights for some of `layer.weights`, by name. Must depend on nothing but these arguments and the options:
         what it computed may be read from the cache instead."""
+
+    def in_order(self) -> bool | None:
+        """Whether matrices are to be changed in the order in which they run, each seeing what the ones before it have
+        become, also inside a layer (True), or all those of a layer together (False); None: either will do."""
+        return None
+
+    def decided(self, module: Module, ctx: Context) -> Self:
+        """This pass with what it must decide for the whole model before the sweep, as options per layer."""
+        return self
 
     def install(self, graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
         """Let `graph` read what `apply` made, perhaps in a second time, and with what other passes made."""
@@ -101,12 +118,16 @@ class Sweep(Pass, name="sweep", exactness="lossy"):
 
 def shared(passes: Iterable[Pass]) -> Iterator[Pass]:
     """`passes`, with neighbouring layer passes as one `Sweep`."""
-    for in_sweep, run in groupby(passes, lambda step: isinstance(step, LayerPass) and bool(step.needs())):
+    for in_sweep, run in groupby(passes, _may_share):
         steps = list(run)
         if in_sweep and len(steps) > 1:
             yield Sweep.of(step for step in steps if isinstance(step, LayerPass))
         else:
             yield from steps
+
+
+def _may_share(step: Pass) -> bool:
+    return isinstance(step, LayerPass) and bool(step.needs()) and not step.alone
 
 
 Recorded = Sequence[tuple[LayerPass, PassRecord]]
@@ -118,21 +139,26 @@ def sweep(module: Module, ctx: Context, steps: Recorded) -> None:
     from .activations import Activations
     from .cache import Shelf
     from .collect import module_key
+    from .original import Original
     from .walk import Walk
 
     if ctx.calibration is None:
         names = ", ".join(str(step) for step, _ in steps)
         raise InputError(f"{names} needs calibration data", "give --calibration TEXTFILE (or self)")
     batches = ctx.calibration_batches(module)
+    steps = [(step.decided(module, ctx), record) for step, record in steps]
     key = module_key(module, batches, ctx, [step.resolved_text() for step, _ in steps])
     shelf = Shelf.open(ctx.cache, "sweeps", key)
     for step, record in steps:
         record.bytes_before = record.bytes_before or stored_bytes(module)
         step.prepare(module, ctx)
-    with Activations() as store:
+    with Activations() as store, Activations() as originals:
         walk = Walk(module.graph, batches, ctx.device, store)
+        wanted = any(OriginalInputs in step.needs() for step, _ in steps)
+        original = Original(module.graph, batches, ctx.device, originals) if wanted else None
         label = "sweep: " + ", ".join(step.name for step, _ in steps)
-        for _ in ctx.progress.track(_Sweep(ctx, walk, shelf, steps).run(), label, 2 * walk.batches * len(walk.layers)):
+        work = _Sweep(ctx, walk, shelf, steps, original)
+        for _ in ctx.progress.track(work.run(), label, 2 * walk.batches * len(walk.layers)):
             pass
     for step, record in steps:
         step.finish(module, record)
@@ -147,12 +173,15 @@ class _Sweep:
     walk: Walk
     shelf: Shelf
     steps: Recorded
+    original: Original | None
 
     def run(self) -> Iterator[None]:
         for index in range(len(self.walk.layers)):
             layer = self.walk.layers[index]
             if not self.shelf.has(layer.item):
-                yield from self.change(layer)
+                yield from self.change(index)
+            elif self.original is not None:
+                _finish(self.original.skip(index))
             self.install(self.shelf.symbols(layer.item))
             self.take_note(self.shelf.note(layer.item))
             yield from self.walk.advance(self.walk.layers[index])
@@ -162,24 +191,54 @@ class _Sweep:
             step.install(self.walk.graph, symbols)
         self.walk.refresh()
 
-    def change(self, layer: Layer) -> Iterator[None]:
-        """Let every pass change the weights of `layer`, and keep what they made."""
+    def change(self, index: int) -> Iterator[None]:
+        """Let every pass change the weights of layer `index`, and keep what they made."""
+        if self.original is not None:
+            _finish(self.original.enter(index))
+        changed: dict[str, WeightSymbol] = {}
+        notes: list[dict[str, Any]] = [{"layers": {}, "weights": 0, "cpu_seconds": 0.0} for _ in self.steps]
+        for number, group in enumerate(self.groups(self.walk.layers[index])):
+            work = self.change_group(index, group, changed, notes)
+            if number:
+                _finish(work)
+            else:
+                yield from work
+        if self.original is not None:
+            self.original.leave(index)
+        item = self.walk.layers[index].item
+        self.shelf.put(item, list(changed.values()), {"steps": notes}, self.ctx.jobs)
+
+    def groups(self, layer: Layer) -> list[frozenset[str] | None]:
+        """The matrices of `layer` that are changed together, in order; None: all of them."""
+        from .walk import tapped
+
+        wishes = {step.in_order() for step, _ in self.steps}
+        if True not in wishes or False in wishes:
+            return [None]
+        return list(dict.fromkeys(frozenset(tap.weights) for tap in tapped(layer).taps)) or [None]
+
+    def change_group(
+        self,
+        index: int,
+        group: frozenset[str] | None,
+        changed: dict[str, WeightSymbol],
+        notes: list[dict[str, Any]],
+    ) -> Iterator[None]:
         from .collect import collect_rows
         from .weight_errors import weight_errors
 
-        statistics = yield from collect_rows(self.walk, layer, self.kinds())
-        changed: dict[str, WeightSymbol] = {}
-        notes: list[dict[str, Any]] = []
-        for step, _ in self.steps:
+        layer = self.walk.layers[index]
+        statistics = yield from collect_rows(self.walk, layer, self.kinds(), group, self.original)
+        for (step, _), note in zip(self.steps, notes):
             cpu = time.process_time()
             made = _applied(step, layer, statistics)
             self.install(made)
-            layer = self.walk.layers[layer.index]
+            layer = self.walk.layers[index]
             changed |= made
             shown = step.effective(layer, made)
-            errors = {name: weight_errors(statistics.before[name], s, statistics) for name, s in shown.items()}
-            notes.append({"layers": errors, "weights": len(made), "cpu_seconds": time.process_time() - cpu})
-        self.shelf.put(layer.item, list(changed.values()), {"steps": notes}, self.ctx.jobs)
+            note["layers"] |= {n: weight_errors(statistics.before[n], s, statistics) for n, s in shown.items()}
+            note["weights"] += len(made)
+            note["cpu_seconds"] += time.process_time() - cpu
 
     def kinds(self) -> list[Any]:
         """The analyses that the passes need, each once."""
@@ -191,6 +250,12 @@ class _Sweep:
             record.weights_computed += said["weights"]
             record.rewrites += said["weights"]
             self.ctx.rewrites += said["weights"]
+
+
+def _finish(steps: Iterable[None]) -> None:
+    """Take all steps of work that shows no progress of its own."""
+    for _ in steps:
+        pass
 
 
 def _applied(step: LayerPass, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:

@@ -68,7 +68,7 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     tokenizer = _tokenizer(module, architecture, decoder.vocabulary, options.pre)
     module.metadata["gguf"] = metadata | tokenizer.metadata
     module.metadata["gguf_rope_factors"] = rope.factors if rope is not None else ()
-    module.metadata["notes"] = [*notes, *tokenizer.notes]
+    module.metadata["notes"] = [*module.metadata.get("notes", []), *notes, *tokenizer.notes]
     return module
 
 

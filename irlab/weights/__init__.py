@@ -5,7 +5,7 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
     recipe.py       what a recipe is                    leaves.py      files, numbers in memory, random numbers
     layout.py       transpose, slice, concat ...        arithmetic.py  cast, affine, low-rank update
     encoded.py      encode, decode, stored codes        safetensors.py the file format, read and written
-    stream.py       many weights in order, in threads
+    stream.py       many weights in order, in threads    pruned.py      zeros for what is smallest
 """
 
 from ..floats import as_f16, as_f32
@@ -13,6 +13,7 @@ from .arithmetic import Affine, Cast, LowRankUpdate
 from .encoded import Decode, Encode, Parts, with_codes
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
 from .leaves import Array, Cached, File, Literal, Random
+from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, static_shape
 from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
 
@@ -29,6 +30,7 @@ __all__ = [
     "Literal",
     "LowRankUpdate",
     "Parts",
+    "Prune",
     "Random",
     "Recipe",
     "Reshape",

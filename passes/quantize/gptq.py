@@ -23,6 +23,9 @@ Doubles = npt.NDArray[np.float64]
 BLOCK: Final = 128
 """Columns whose errors reach the columns beyond as one matrix product."""
 
+_SPARSE: Final = 0.95
+"""Below this share of numbers that are not zero a matrix is taken to be sparse."""
+
 _MORE_DAMPING: Final = (1.0, 10.0, 100.0)
 """What the damping is multiplied by until the Hessian can be factored."""
 
@@ -79,12 +82,14 @@ def _inverse_factor(hessian: Doubles, damping: float) -> Floats | None:
 
 
 def compensated_codes(weight: Floats, compensation: Compensation, encoding: Encoding) -> Codes:
-    """The codes of `weight`, f32[out, in], rounded column by column. Raises InputError for encodings without a grid."""
+    """The codes of `weight`, f32[out, in], rounded column by column. Zeros stay zero, on grids that have one: in a
+    sparse matrix only what is left makes up for errors. Raises InputError for encodings without a grid."""
     order, factor = compensation.order, compensation.factor
     grid = encoding.fit(weight, compensation.importance)
     # Transposed, so that a column is contiguous.
     rest = np.ascontiguousarray(weight.T[order])
     columns = len(order)
+    kept = rest != 0 if np.count_nonzero(rest) < _SPARSE * rest.size else None
     errors = np.empty((min(BLOCK, columns), len(weight)), np.float32)
     for start in range(0, columns, BLOCK):
         stop = min(columns, start + BLOCK)
@@ -94,6 +99,10 @@ def compensated_codes(weight: Floats, compensation: Compensation, encoding: Enco
             np.subtract(rest[j], rounded, out=error)
             error /= factor[j, j]
             rest[j + 1 : stop] -= factor[j, j + 1 : stop, None] * error
+            if kept is not None:
+                rest[j + 1 : stop] *= kept[j + 1 : stop]
         if stop < columns:
             rest[stop:] -= factor[start:stop, stop:].T @ errors[: stop - start]
+            if kept is not None:
+                rest[stop:] *= kept[stop:]
     return grid.codes()

@@ -101,6 +101,10 @@ class Quantize(
     def needs(self) -> tuple[type[Analysis], ...]:
         return _NEEDS[self.method]
 
+    def in_order(self) -> bool | None:
+        # Scales of channels fold into what makes them: all matrices of a layer must still be as they were.
+        return False if self.method in ("awq", "awq-gptq") else None
+
     def prepare(self, module: Module, ctx: Context) -> None:
         require_matches(self.exclude, module, self.name)
         self._mixed.clear()

@@ -49,6 +49,15 @@ def candidates(graph: Graph, *, encoded: bool = False) -> list[Candidate]:
     return found
 
 
+def require_plain(graph: Graph, exclude: tuple[str, ...], owner: str) -> None:
+    """Refuse a matrix that `owner` would change and that is stored encoded already."""
+    for name, uses in weight_uses(graph).items():
+        encoding = uses.symbol.type.encoding
+        if encoding is not None and _role(uses) is Role.MATRIX and not excluded(name, exclude):
+            hint = f"put {owner} before quantize, or dequantise first: cast{{dtype=f32}}, or exclude={name}"
+            raise InputError(f"{owner}: weight '{name}' is stored as {encoding} already", hint)
+
+
 def excluded(name: str, patterns: tuple[str, ...]) -> bool:
     """Whether a weight of this name matches one of `patterns` (`*`, `?`, `[...]`, as in file names)."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

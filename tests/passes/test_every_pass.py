@@ -20,6 +20,7 @@ OPTIONS: Final = {
         "fuse,quantize{scheme=int8 group=16 embeddings=int8 indivisible=keep}",
     ),
     "repeat": ("repeat{n=3}(canonicalize,cse)",),
+    "sparsify": ("fuse,sparsify{method=magnitude}",),
     "strip-unused": ("strip-unused", "strip-unused{inputs=false}"),
 }
 """Pipelines to try for passes whose options matter; others run as they are."""
