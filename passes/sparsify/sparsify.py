@@ -44,7 +44,8 @@ class Sparsify(LayerPass, name="sparsify", exactness="lossy", per_layer=("sparsi
     behind it, whose codes of zero any archiver packs. Unstructured zeros gain nothing in llama.cpp, ONNX Runtime or
     TensorRT; prune-neurons and its like make matrices smaller instead.
 
-    `method`: which weights go. magnitude: the smallest of each matrix; nothing is computed until a backend asks for it.
+    `method`: which weights go. magnitude: the smallest of each matrix, for their row and column; nothing is computed
+    until a backend asks for it.
     wanda: the least abs(w) * |x| of each row (Sun et al. 2023, arXiv 2306.11695). sparsegpt: the least w^2 / [H^-1]_jj,
     column by column, while later columns make up for the errors of earlier ones (Frantar & Alistarh 2023, arXiv
     2301.00774).
@@ -160,7 +161,9 @@ class _Solver:
             return refined(target, found, self.problem.hessian, pattern) if options.refits else found
         scores = np.abs(target)
         if options.method == "wanda":
-            scores = scores * np.sqrt(np.diagonal(self.hessian))
+            scores *= np.sqrt(np.diagonal(self.hessian))
+        else:
+            scores *= 1 / scores.sum(1, keepdims=True) + 1 / np.maximum(scores.sum(0), np.finfo(np.float32).tiny)
         mask = pattern.largest(scores, rows=options.method == "wanda")
         found = np.where(mask, target, 0)
         return refit(target, mask, self.hessian, found) if options.refits else found
