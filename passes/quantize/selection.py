@@ -51,10 +51,10 @@ def candidates(graph: Graph, *, encoded: bool = False) -> list[Candidate]:
 
 def require_plain(graph: Graph, exclude: tuple[str, ...], owner: str) -> None:
     """Refuse a matrix that `owner` would change and that is stored encoded already."""
-    for name, uses in weight_uses(graph).items():
-        encoding = uses.symbol.type.encoding
-        if encoding is not None and _role(uses) is Role.MATRIX and not excluded(name, exclude):
-            hint = f"put {owner} before quantize, or dequantise first: cast{{dtype=f32}}, or exclude={name}"
+    for candidate in candidates(graph, encoded=True):
+        name, encoding = candidate.symbol.name, candidate.symbol.type.encoding
+        if candidate.role is Role.MATRIX and not excluded(name, exclude):
+            hint = f"put {owner} before quantize (codes are fixed once they are found), or exclude={name}"
             raise InputError(f"{owner}: weight '{name}' is stored as {encoding} already", hint)
 
 
