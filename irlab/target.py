@@ -66,7 +66,7 @@ class PlanRow:
 class Runtime(ABC):
     """Runs what a backend wrote, in the real runtime; in a child process where that may abort."""
 
-    name: ClassVar[str]
+    name: str
 
     @abstractmethod
     def unavailable(self) -> str:

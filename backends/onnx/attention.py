@@ -2,8 +2,8 @@
 
     transpose(reshape(linear)) -> rope -> kv_update -> attention -> transpose -> reshape
 
-becomes one op on flat tensors: GroupQueryAttention (fast profile) where its limits allow, else Attention of opset 23
-with RotaryEmbedding before it. What no op can say stays nn.attention and is decomposed.
+becomes one op on flat tensors: GroupQueryAttention where the provider has it and its limits allow, else Attention of
+opset 23 with RotaryEmbedding before it. What no op can say stays nn.attention and is decomposed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from irlab.backends.onnx.dialect import (
     join_heads,
     split_heads,
 )
+from irlab.backends.onnx.rope_table import RopeTable
+from irlab.backends.onnx.vocabulary import Vocabulary
 from irlab.dims import Size
 from irlab.ir import Graph, Value, Weight
 from irlab.ops import nn, prim
-from irlab.types import bool_, f32, i64
+from irlab.types import bool_, f32, i64, tensor
+from irlab.weights import WeightSymbol
 
 _SWAP: Final = (0, 2, 1, 3)
 _HEAD_SIZE_UNIT: Final = 16
@@ -33,10 +36,10 @@ _ROTARY_UNIT: Final = 8
 
 @dataclass
 class AttentionRewriter:
-    """Rewrites the attentions of one graph. `max_length` bounds the rope tables; 0 keeps rope out of attention."""
+    """Rewrites the attentions of one graph. `max_length` bounds the rope tables; 0: none are stored."""
 
     graph: Graph
-    fast: bool
+    vocabulary: Vocabulary
     max_length: int = 0
     _angles: dict[tuple[object, ...], tuple[Value, Value]] = field(default_factory=dict)
     _masks: dict[tuple[object, ...], Value] = field(default_factory=dict)
@@ -51,9 +54,9 @@ class AttentionRewriter:
             return False
         keys, values = op.k.op, op.v.op
         cached = _appends(keys) and _appends(values)
-        if cached and self.fast and self._group_query(op, heads, kv_heads):
+        if cached and self.vocabulary.has("ms:GroupQueryAttention") and self._group_query(op, heads, kv_heads):
             return True
-        if op.sinks is not None:
+        if op.sinks is not None or not self.vocabulary.has("Attention"):
             return False
         total, seq = op.k.type.shape[2], op.q.type.shape[2]
         # With a cache ONNX's triangle starts after the past; without one only equal lengths line up.
@@ -83,7 +86,7 @@ class AttentionRewriter:
             return False
         if op.v.type.shape[3] != size or padding not in self.graph.inputs:
             return False
-        rope = self._shared_rope(op.q, keys.new)
+        rope = self._shared_rope(op.q, keys.new) if self.vocabulary.provider.rope == "attention" else None
         q, k = (op.q, keys.new) if rope is None else (_rope_input(op.q), _rope_input(keys.new))
         flat = [self._flat(q), self._flat(k), self._flat(values.new)]
         packed = _packed(flat)
@@ -152,19 +155,25 @@ class AttentionRewriter:
 
     def _cos_sin(self, rope: nn.Rope) -> tuple[Value, Value]:
         """cos and sin of the angles, [batch, seq, n] in the dtype of what they turn; computed once for all layers."""
-        batch, _, seq, _ = rope.x.type.shape
         dtype = rope.x.type.dtype
-        key = (rope.positions, rope.inv_freq, rope.scale, dtype, batch)
+        key = (rope.positions, rope.inv_freq, rope.scale, dtype, rope.x.type.shape[0])
         if key not in self._angles:
-            n = rope.inv_freq.type.shape[0]
-            column = prim.reshape(prim.cast(self._positions(rope, rope.x), f32), (batch, seq, 1))
-            angles = prim.mul(column, prim.reshape(rope.inv_freq, (1, 1, n)))
-            both = []
-            for value in (prim.cos(angles), prim.sin(angles)):
-                scaled = value if rope.scale == 1.0 else prim.mul(value, prim.constant(rope.scale, f32))
-                both.append(scaled if dtype is f32 else prim.cast(scaled, dtype))
-            self._angles[key] = (both[0], both[1])
+            positions = self._positions(rope, rope.x)
+            self._angles[key] = self._looked_up(rope, positions) or _computed(rope, positions)
         return self._angles[key]
+
+    def _looked_up(self, rope: nn.Rope, positions: Value) -> tuple[Value, Value] | None:
+        """cos and sin as rows of stored tables, for providers that would rather gather than compute them."""
+        inv_freq, dtype = rope.inv_freq.op, rope.x.type.dtype
+        if self.vocabulary.provider.rope != "table" or not self.max_length or not isinstance(inv_freq, Weight):
+            return None
+        kind = tensor(dtype, (self.max_length, *inv_freq.symbol.type.shape))
+        cos, sin = (
+            prim.weight(WeightSymbol(f"{inv_freq.symbol.name}.{name}_table.{dtype}", table))
+            for name in ("cos", "sin")
+            for table in [RopeTable(kind, inv_freq.symbol.recipe, name, rope.scale)]
+        )
+        return prim.gather(cos, positions, 0), prim.gather(sin, positions, 0)
 
     # Masks
 
@@ -213,6 +222,19 @@ class AttentionRewriter:
                 self.graph.replace(flat, y, made_by="onnx-attention")
         if op.graph is not None:
             self.graph.replace(op, split_heads(y, heads), made_by="onnx-attention")
+
+
+def _computed(rope: nn.Rope, positions: Value) -> tuple[Value, Value]:
+    """cos and sin of position times frequency, computed in f32."""
+    batch, seq = positions.type.shape
+    dtype = rope.x.type.dtype
+    column = prim.reshape(prim.cast(positions, f32), (batch, seq, 1))
+    angles = prim.mul(column, prim.reshape(rope.inv_freq, (1, 1, rope.inv_freq.type.shape[0])))
+    both = []
+    for value in (prim.cos(angles), prim.sin(angles)):
+        scaled = value if rope.scale == 1.0 else prim.mul(value, prim.constant(rope.scale, f32))
+        both.append(scaled if dtype is f32 else prim.cast(scaled, dtype))
+    return both[0], both[1]
 
 
 def _appends(op: object) -> bool:

@@ -14,7 +14,9 @@ from irlab.target import Backend, PlanRow, Runtime
 from irlab.types import f32
 
 if TYPE_CHECKING:
+    from irlab.backends.onnx.emitter import Emitter
     from irlab.backends.onnx.legalise import Settings
+    from irlab.backends.onnx.providers import Provider
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,14 @@ class ONNX(Backend, name="onnx"):
 
     Writes model.onnx, model.onnx.data and, for decoders with a cache, genai_config.json and the tokenizer's files.
 
-    `ep`: the execution provider to write for. `precision`: auto is as the IR is, with bf16 as f32; fp32 and fp16 are
-    of numbers that are not encoded; int4 and int8 run the quantize pass on what is not encoded yet, with groups of
-    `group`. `layout`: genai is for onnxruntime-genai and needs kv-cache, plain has inputs and outputs as the graph has
-    them, auto is genai for decoders with a cache. `profile`: fast uses com.microsoft GroupQueryAttention (padding comes
-    last in a row), MatMulNBits and GatherBlockQuantized, portable opset 23 only. `hybrid` keeps two forms of each
+    `ep`: the execution provider to write for: cpu, wasm, cuda, directml, webgpu, coreml, openvino, qnn or tensorrt; its
+    table says which ops, types and forms of weights it takes, and `--plan` which nodes would fall back to the CPU.
+    `fixed`: numbers for symbolic sizes, as batch:1,seq:64, for providers that want every shape known. `precision`: auto
+    is as the IR is, with bf16 as f16 or f32, whichever the provider is better at; fp32 and fp16 are of numbers that are
+    not encoded; int4 and int8 run the quantize pass on what is not encoded yet, with groups of `group`. `layout`: genai
+    is for onnxruntime-genai and needs kv-cache, plain has inputs and outputs as the graph has them, auto is genai for
+    decoders with a cache. `profile`: fast uses what the provider has of com.microsoft GroupQueryAttention (padding is
+    last in a row), MatMulNBits and GatherBlockQuantized; portable ONNX's own ops only. `hybrid` keeps two forms of each
     encoded matrix: 8 bits (weights and activations) for prompts, the other for tokens; with profile=fast.
     `accuracy_level` is of 4- and 8-bit products: 4 rounds activations to 8 bits, 0 does not (portable: in genai only).
     `max_length`: positions that rope tables are stored for and genai may use; 0 for max_position_embeddings.
@@ -43,14 +48,26 @@ class ONNX(Backend, name="onnx"):
     group: int = 32
     accuracy_level: int = 4
     max_length: int = 0
+    fixed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        from irlab.backends.onnx.providers import require_provider
+        from irlab.registry import pass_class
 
-        require_provider(self.ep)
+        pass_class("specialize").configure({"sizes": ",".join(self.fixed)})
         if self.hybrid and self.profile == "portable":
             # ONNX Runtime 1.32 does not load a blocked DequantizeLinear in a branch of If.
             raise UsageError("onnx{hybrid=true} needs profile=fast", "leave one of the two out")
+        if not self.provider.takes("ms:DynamicQuantizeMatMul", f32) and self.hybrid:
+            raise UsageError(
+                f"onnx{{hybrid=true}} needs DynamicQuantizeMatMul, which {self.ep} has not", "leave it out"
+            )
+
+    @property
+    def provider(self) -> Provider:
+        """The row of the table of providers; UsageError where `ep` is none of them."""
+        from irlab.backends.onnx.providers import require_provider
+
+        return require_provider(self.ep)
 
     def plan(self, module: Module) -> list[PlanRow]:
         from irlab.backends.onnx.plan import plan
@@ -59,8 +76,9 @@ class ONNX(Backend, name="onnx"):
 
     def holds(self, encoding: Encoding) -> bool:
         from irlab.backends.onnx.forms import form
+        from irlab.backends.onnx.vocabulary import Vocabulary
 
-        return form(encoding, self.profile == "fast").holding == "native"
+        return form(encoding, Vocabulary(self.provider, self.profile == "portable").blocks).holding == "native"
 
     def legalise(self, module: Module, ctx: Context) -> Module:
         from irlab.backends.onnx import genai
@@ -79,7 +97,8 @@ class ONNX(Backend, name="onnx"):
         from irlab.backends.onnx.legalise import Settings
 
         length = genai.context_length(module, self.max_length)
-        return Settings(self.precision, self.profile == "fast", self.hybrid, self.group, length)
+        portable = self.profile == "portable"
+        return Settings(self.provider, portable, self.precision, self.hybrid, self.group, length, self.fixed)
 
     def estimate_bytes(self, module: Module) -> int:
         weights = sum(symbol.size_bytes for symbol in module.weights.values())
@@ -87,13 +106,19 @@ class ONNX(Backend, name="onnx"):
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:
         from irlab.backends.onnx import genai
-        from irlab.backends.onnx.emitter import Emitter
         from irlab.backends.onnx.writer import write_model
 
-        emitter = Emitter(self.settings(module).lowerings, self.accuracy_level)
-        write_model(module, emitter, out, ctx)
+        write_model(module, self.emitter(module), out, ctx)
         if self.writes_genai(module):
-            genai.write_companions(module, out, self.max_length, self.accuracy_level)
+            genai.write_companions(module, out, self.max_length, self.accuracy_level, self.provider.genai_name)
+
+    def emitter(self, module: Module) -> Emitter:
+        """A fresh emitter for a legalised module."""
+        from irlab.backends.onnx.emitter import Emitter
+        from irlab.backends.onnx.lowerings import lowerings
+
+        vocabulary = self.settings(module).vocabulary(module)
+        return Emitter(lowerings(vocabulary), self.accuracy_level, vocabulary)
 
     def writes_genai(self, module: Module) -> bool:
         """Whether the layout is that of onnxruntime-genai."""
@@ -117,4 +142,4 @@ class ONNX(Backend, name="onnx"):
     def runtime(self) -> Runtime:
         from irlab.backends.onnx.runtime import OnnxRuntime
 
-        return OnnxRuntime(self.ep)
+        return OnnxRuntime(self.ep, fixed=bool(self.fixed))

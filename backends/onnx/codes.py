@@ -16,7 +16,7 @@ from irlab.encodings import Codes, IntegerEncoding, bit_stream, stored_scales
 from irlab.errors import LegalityError
 from irlab.ir import Value, Weight
 from irlab.ops import nn
-from irlab.types import DType, f32
+from irlab.types import DType, f32, u8
 from irlab.weights import WeightSymbol, numpy_dtype
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ def _code_type(encoding: IntegerEncoding) -> int:
     return INT8 if encoding.symmetric else UINT8
 
 
-def decoded(e: Emitter, symbol: WeightSymbol) -> str:
-    """The numbers of an encoded weight in its own shape [rows, columns], f32, by DequantizeLinear."""
+def decoded(e: Emitter, symbol: WeightSymbol, dtype: DType = f32) -> str:
+    """The numbers of an encoded weight in its own shape [rows, columns], in `dtype`, by DequantizeLinear."""
     encoding = integer_encoding(symbol)
     rows, columns = matrix_shape(symbol.recipe)
     groups, bits = encoding.groups(columns), encoding.bits
@@ -178,14 +178,16 @@ def decoded(e: Emitter, symbol: WeightSymbol) -> str:
         raise LegalityError(f"weight '{symbol.name}' has rows of {columns} 4-bit codes, which do not fill bytes")
     kind = _code_type(encoding)
     codes = Part("int", kind, (rows, columns), lambda parts: _nibbles_or_bytes(bits, parts["codes"].view("u1")))
-    inputs = [_store(e, symbol, codes, columns * bits // 8), _row_scales(e, symbol, f32)]
+    inputs = [_store(e, symbol, codes, columns * bits // 8), _row_scales(e, symbol, dtype)]
     if not encoding.symmetric:
         if groups * bits % 8:
             raise LegalityError(f"weight '{symbol.name}' has {groups} zero points a row, which do not fill bytes")
         zeros = Part("zero_points", kind, (rows, groups), lambda parts: _nibbles_or_bytes(bits, parts["zeros"]))
         inputs.append(_store(e, symbol, zeros, groups * bits // 8))
     block = columns // groups
-    return e.memo(("decoded", symbol.name), lambda: e.node("DequantizeLinear", *inputs, axis=1, block_size=block))
+    return e.memo(
+        ("decoded", symbol.name, dtype), lambda: e.node("DequantizeLinear", *inputs, axis=1, block_size=block)
+    )
 
 
 def decoded_transposed(e: Emitter, symbol: WeightSymbol, dtype: DType) -> str:
@@ -202,6 +204,11 @@ def decoded_transposed(e: Emitter, symbol: WeightSymbol, dtype: DType) -> str:
 
     row_bytes = rows * bits // 8
     codes = Part("int.transposed", kind, (columns, rows), lambda parts: turned(parts["codes"]))
+    if groups == 1 and e.vocabulary.blocks in ("signed", "rows"):
+        # Compilers know one scale a channel as such, and not as a single block.
+        packed = _store_transposed(e, symbol, codes, row_bytes, bits)
+        per_row = Part(f"scales.{dtype}.channels", ONNX_TYPE[dtype], (rows,), _scales_as(dtype))
+        return e.node("DequantizeLinear", packed, _store(e, symbol, per_row, dtype.bits // 8), axis=1)
     scales = Part(
         f"scales.{dtype}.transposed", ONNX_TYPE[dtype], (groups, rows), lambda parts: _scales_as(dtype)(parts).T
     )
@@ -221,6 +228,9 @@ def gather_decoded(e: Emitter, op: nn.Embedding, symbol: WeightSymbol) -> None:
     import numpy as np
 
     encoding = integer_encoding(symbol)
+    if not e.vocabulary.has("BitShift", u8):
+        e.result(op, "Gather", decoded(e, symbol, op.result.type.dtype), e[op.ids], axis=0)
+        return
     columns = matrix_shape(symbol.recipe)[1]
     groups, bits = encoding.groups(columns), encoding.bits
     codes, scales, zeros = nbits(e, symbol, f32)

@@ -8,7 +8,7 @@ is open. Names come from the IR (module paths, value names), so that a viewer sh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from irlab.backends.onnx import storage
 from irlab.backends.onnx.sizes import NodeSizes
 from irlab.backends.onnx.storage import ONNX_TYPE, Stored
+from irlab.backends.onnx.vocabulary import FAST, Vocabulary
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Op, Return, Value, Weight
 from irlab.types import TensorType
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     import onnx
 
 MICROSOFT: Final = "com.microsoft"
-OPSET: Final = 23
-"""The newest opset whose Attention and RMSNormalization ONNX Runtime's CPU provider runs well; 25 has no kernels."""
-OPSETS: Final = {"": OPSET, MICROSOFT: 1}
-
 Lowering = Callable[[Any, "Emitter"], None]
 """Emits the nodes of one op and binds its results."""
 
@@ -46,12 +43,15 @@ class Scope:
 class Emitter:
     """Collects nodes, tensors and types while lowerings walk a graph."""
 
-    def __init__(self, lowerings: dict[type[Op], Lowering], accuracy_level: int = 4) -> None:
+    def __init__(
+        self, lowerings: Mapping[type[Op], Lowering], accuracy_level: int = 4, vocabulary: Vocabulary = FAST
+    ) -> None:
         self.lowerings = lowerings
         self.accuracy_level = accuracy_level
+        self.vocabulary = vocabulary
         self.tensors: dict[str, Stored] = {}
         self.functions: dict[str, onnx.FunctionProto] = {}
-        self.opsets: dict[str, int] = {"": OPSET}
+        self.opsets: dict[str, int] = {"": vocabulary.opset}
         self.types: dict[str, TensorType] = {}
         self.sizes = NodeSizes(self)
         self._scopes = [Scope()]
@@ -190,7 +190,7 @@ class Emitter:
         trimmed = list(inputs)
         while trimmed and not trimmed[-1]:
             trimmed.pop()
-        self.opsets.setdefault(domain, OPSETS.get(domain, 1))
+        self.opsets.setdefault(domain, 1)
         node = helper.make_node(op_type, trimmed, list(outputs), name=name, domain=domain, **attributes)
         self._scopes[-1].nodes.append(node)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from irlab.backends.onnx.providers import Blocks
 from irlab.encodings import Codes, Encoding, FloatEncoding, IntegerEncoding, LevelEncoding, TableEncoding
 from irlab.encodings.ggml.encoding import BlockEncoding
 from irlab.encodings.grid import Levels
@@ -42,6 +43,8 @@ class Form:
     holding: Holding
     integers: IntegerEncoding | None
     factor: int = 1
+    positive: bool = False
+    """Whether scales are positive, with codes turned where they were not: compilers insist on it for one a row."""
 
     @property
     def note(self) -> str:
@@ -53,8 +56,28 @@ class Form:
         return f"the same numbers as {self.integers}: no smaller than that"
 
 
-def form(encoding: Encoding, fast: bool) -> Form:
-    """How ONNX holds `encoding`; `fast`: with ONNX Runtime's own ops."""
+def form(encoding: Encoding, blocks: Blocks = "nbits") -> Form:
+    """How a file that stores weights as `blocks` says holds `encoding`."""
+    found = _as_integers(encoding, blocks == "nbits")
+    integers = found.integers
+    if integers is None or blocks in ("nbits", "dequantize"):
+        return found
+    if not integers.symmetric and integers.bits < 8:
+        # Numbers less their zero points are integers again, of one bit more.
+        integers = IntegerEncoding(8, True, integers.group, integers.scale)
+        found = Form("emulated", integers)
+    if blocks == "decoded" or not integers.symmetric or (blocks == "rows" and integers.group > 0):
+        return Form("emulated", None)
+    if integers.group > 0:
+        return found
+    # Turned round, a code of -8 needs more than four bits.
+    wide = integers.bits == 8
+    eight = integers if wide else IntegerEncoding(8, True, integers.group, integers.scale)
+    return Form(found.holding if wide else "emulated", eight, found.factor, positive=True)
+
+
+def _as_integers(encoding: Encoding, fast: bool) -> Form:
+    """The integers under scales that `encoding` amounts to; `fast`: with ONNX Runtime's own ops."""
     if isinstance(encoding, IntegerEncoding):
         two = fast and encoding.bits == 2 and encoding.group in TWO_BIT_BLOCKS
         if two or encoding.bits in (4, 8):
@@ -98,9 +121,14 @@ class AsIntegers(Recipe, text_name=""):
         return self.source.type.with_element(self.form.integers)
 
     def codes(self, start: int, stop: int) -> Codes:
+        codes = self._codes(start, stop)
+        return _positive(codes) if self.form.positive else codes
+
+    def _codes(self, start: int, stop: int) -> Codes:
         codes, encoding = self.source.codes(start, stop), self.source.type.encoding
         if isinstance(encoding, IntegerEncoding):
-            return codes  # they mean the same in more bits
+            assert self.form.integers is not None
+            return codes if encoding.symmetric == self.form.integers.symmetric else _less_zeros(codes, encoding)
         assert isinstance(encoding, LevelEncoding)
         lead = next(iter(codes.values())).shape[:-1]
         numbers, points = encoding.split({name: part.reshape(-1, part.shape[-1]) for name, part in codes.items()})
@@ -112,8 +140,24 @@ class AsIntegers(Recipe, text_name=""):
         return self.source.rows(start, stop)
 
 
-def apply(module: Module, fast: bool) -> None:
-    """Store the encoded weights of `module` as ONNX can; what is stored decoded is noted."""
+def _less_zeros(codes: Codes, encoding: IntegerEncoding) -> Codes:
+    """Codes with the zero point of their group taken off."""
+    numbers = codes["codes"]
+    columns = numbers.shape[-1]
+    zeros = np.repeat(codes["zeros"].astype(np.int8), columns // encoding.groups(columns), axis=-1)
+    return {"codes": numbers.astype(np.int8) - zeros, **{k: v for k, v in codes.items() if k not in ("codes", "zeros")}}
+
+
+def _positive(codes: Codes) -> Codes:
+    """The same numbers under scales that are not negative."""
+    groups = codes["scales"].shape[-1]
+    sign = np.where(codes["scales"] < 0, -1, 1).astype(np.int8)
+    turned = codes["codes"].astype(np.int8) * np.repeat(sign, codes["codes"].shape[-1] // groups, axis=-1)
+    return {**codes, "codes": turned, "scales": np.abs(codes["scales"])}
+
+
+def apply(module: Module, blocks: Blocks) -> None:
+    """Store the encoded weights of `module` as `blocks` says; what is stored decoded is noted."""
     dtype = compute_dtype(module)
     changed: dict[str, WeightSymbol] = {}
     decoded: Counter[str] = Counter()
@@ -121,11 +165,11 @@ def apply(module: Module, fast: bool) -> None:
         encoding = uses.symbol.type.encoding
         if encoding is None:
             continue
-        held = form(encoding, fast)
+        held = form(encoding, blocks)
         if held.integers is None:
             decoded[str(encoding)] += 1
             changed[name] = WeightSymbol(name, _decoded(uses, dtype))
-        elif held.integers != encoding:
+        elif held.integers != encoding or held.positive:
             changed[name] = WeightSymbol(name, AsIntegers(uses.symbol.recipe, held))
     replace_weights(module.graph, changed)
     notes = [f"{count} weights of {encoding} are stored decoded: no smaller" for encoding, count in decoded.items()]

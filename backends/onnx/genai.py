@@ -72,8 +72,9 @@ def context_length(module: Module, max_length: int) -> int:
     return max_length or (stated if isinstance(stated, int) and stated > 0 else 0)
 
 
-def config(module: Module, max_length: int, accuracy_level: int = 4) -> dict[str, Any]:
-    """genai_config.json of a legalised module. The type "decoder" is neutral to the architecture."""
+def config(module: Module, max_length: int, accuracy_level: int = 4, provider: str = "") -> dict[str, Any]:
+    """genai_config.json of a legalised module. The type "decoder" is neutral to the architecture. `provider`: an
+    execution provider; empty for the default, the CPU."""
     graph = module.graph
     shapes = cache_shapes(graph)
     attentions = graph.find(GroupQueryAttention)
@@ -89,7 +90,7 @@ def config(module: Module, max_length: int, accuracy_level: int = 4) -> dict[str
                 "log_id": "onnxruntime-genai",
                 # What ONNX Runtime makes of DequantizeLinear and MatMul; MatMulNBits states its own level.
                 ACCURACY_KEY: str(accuracy_level),
-                "provider_options": [],
+                "provider_options": [{provider: {}}] if provider else [],
             },
             # Where layers differ, genai reads the shape of each cache off the graph.
             "head_size": max(size for _, size in shapes),
@@ -131,9 +132,9 @@ def special_tokens(module: Module) -> dict[str, int | list[int]]:
     return {"pad_token_id": end[0] if isinstance(end, list) else end} | found
 
 
-def write_companions(module: Module, directory: Path, max_length: int, accuracy_level: int) -> None:
+def write_companions(module: Module, directory: Path, max_length: int, accuracy_level: int, provider: str = "") -> None:
     """Write genai_config.json and copy the tokenizer's files."""
-    text = json.dumps(config(module, max_length, accuracy_level), indent=2) + "\n"
+    text = json.dumps(config(module, max_length, accuracy_level, provider), indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(text, "utf-8")
     source = module.metadata.get("tokenizer")
     if source:

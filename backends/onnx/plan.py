@@ -4,47 +4,90 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from irlab.backends.onnx import codes, genai
+from irlab.backends.onnx.dialect import FlatAttention, FlatRope, GroupQueryAttention
 from irlab.backends.onnx.forms import form
-from irlab.backends.onnx.lowerings import FAST, STANDARD
+from irlab.backends.onnx.lowerings import lowerings
+from irlab.backends.onnx.providers import PROVIDERS, Blocks
+from irlab.backends.onnx.vocabulary import Vocabulary
+from irlab.dims import symbols
+from irlab.errors import IrlabError
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn
 from irlab.ops.call import Call
 from irlab.ops.control import If
 from irlab.ops.nn import NNOp
+from irlab.passmgr import Context
 from irlab.precision import compute_dtype
 from irlab.target import Holding, PlanRow
-from irlab.types import bf16
+from irlab.types import bf16, f16
 
 if TYPE_CHECKING:
     from irlab.backends.onnx.backend import ONNX
 
-_REWRITTEN: Final[dict[type[Op], tuple[str, str]]] = {
-    nn.Attention: ("GroupQueryAttention with a cache and heads of a multiple of 16, else Attention", "Attention"),
-    nn.Rope: ("inside GroupQueryAttention, else RotaryEmbedding", "RotaryEmbedding"),
-    nn.KVUpdate: ("inside attention", "inside attention"),
+_ATTENTION: Final = {
+    "GroupQueryAttention": "GroupQueryAttention with a cache and heads of a multiple of 16, else {otherwise}",
+    "Attention": "Attention",
+    "": "by what it decomposes into",
 }
-"""What attention takes along, in the fast and in the portable profile."""
+"""What nn.attention becomes, by the best op that the vocabulary has for it."""
 
 
 def plan(module: Module, backend: ONNX) -> list[PlanRow]:
-    """A row per kind of op, per encoding, and for what the options change."""
-    fast = backend.profile == "fast"
-    held = FAST if fast else STANDARD
+    """A row per kind of op, per encoding, for what the options change, and for nodes that fall back to the CPU."""
+    vocabulary = backend.settings(module).vocabulary(module)
+    if vocabulary.dtype is bf16:
+        vocabulary = replace(vocabulary, dtype=f16 if backend.precision == "fp16" else backend.provider.half)
+    held = lowerings(vocabulary)
     rows = []
     for cls, count in sorted(_kinds(module.graph).items(), key=lambda item: item[0].opname):
-        holding, note = _holding(cls, fast, held)
+        holding, note = _holding(cls, vocabulary, held)
         rows.append(PlanRow(f"{cls.opname} x {count}", holding, note))
     rows += _calls(module.graph)
-    rows += _encodings(module, fast)
+    rows += _encodings(module, vocabulary.blocks)
     if compute_dtype(module) is bf16 and backend.precision != "fp16":
-        rows.append(PlanRow("bf16", "emulated", "computed and stored in f32: the CPU provider does not load bf16"))
+        rows.append(
+            PlanRow(
+                "bf16", "emulated", f"computed and stored in {vocabulary.dtype}: the CPU provider does not load bf16"
+            )
+        )
     if backend.writes_genai(module) and genai.caches_differ(module.graph):
         rows.append(PlanRow("genai_config.json", "native", genai.DIFFERENT_CACHES))
-    if fast and any(isinstance(op, nn.KVUpdate) for op in module.graph.ops()):
+    if GroupQueryAttention in held and any(isinstance(op, nn.KVUpdate) for op in module.graph.ops()):
         rows.append(PlanRow("padding", "special", "must come last in a row; profile=portable takes any mask"))
+    return rows + _placement(module, backend)
+
+
+def _placement(module: Module, backend: ONNX) -> list[PlanRow]:
+    """What the provider makes of the nodes that would be written; no weight is read for it."""
+    from irlab.backends.onnx.placement import fallbacks
+    from irlab.backends.onnx.writer import emit
+
+    provider = backend.provider
+    try:
+        legal = backend.legalise(module.clone(), Context(targets=("onnx",), is_plan=True))
+    except IrlabError as error:
+        return [PlanRow("the graph", "none", str(error))]
+    model, _, _ = emit(legal, backend.emitter(legal), values=False)
+    rows = [PlanRow(f"ep={backend.ep}", "native" if "not run" not in provider.checked else "special", provider.checked)]
+    left = fallbacks(model, provider)
+    nowhere = {op for op, _ in fallbacks(model, PROVIDERS["cpu"])} if left else set()
+    total = len(model.graph.node)
+    for (op, reason), count in sorted(left.items()):
+        what = f"{op} x {count} of {total} nodes"
+        if op in nowhere:
+            rows.append(PlanRow(what, "none", f"{reason}, nor one of the CPU: cast{{dtype=f32}} makes types legal"))
+        else:
+            rows.append(PlanRow(what, "emulated", f"falls back to the CPU: {reason}"))
+    if not left:
+        rows.append(PlanRow(f"{total} nodes", "native", f"none falls back to the CPU from {provider.runtime_name}"))
+    free = sorted({name for v in legal.graph.inputs for size in v.type.shape for name in symbols(size)})
+    if provider.static and free:
+        example = ",".join(f"{name}:1" for name in free)
+        rows.append(PlanRow("shapes", "special", f"{', '.join(free)} must be known: fixed={example}"))
     return rows
 
 
@@ -59,9 +102,21 @@ def _kinds(graph: Graph) -> Counter[type[Op]]:
     return counts
 
 
-def _holding(cls: type[Op], fast: bool, held: Mapping[type[Op], object]) -> tuple[Holding, str]:
-    if cls in _REWRITTEN:
-        return "native", _REWRITTEN[cls][0 if fast else 1]
+def _holding(cls: type[Op], vocabulary: Vocabulary, held: Mapping[type[Op], object]) -> tuple[Holding, str]:
+    grouped = GroupQueryAttention in held
+    otherwise = "Attention" if FlatAttention in held else ""
+    if cls is nn.Attention:
+        note = _ATTENTION["GroupQueryAttention" if grouped else otherwise]
+        note = note.format(otherwise=otherwise or "decomposed")
+        return ("native" if grouped or otherwise else "emulated"), note
+    if cls is nn.KVUpdate:
+        return ("native", "inside attention") if grouped or otherwise else ("native", "Concat")
+    if cls is nn.Rope:
+        if grouped and vocabulary.provider.rope == "attention":
+            return "native", "inside GroupQueryAttention, else RotaryEmbedding"
+        return (
+            ("native", "RotaryEmbedding") if (grouped or otherwise) and FlatRope in held else ("emulated", "decomposed")
+        )
     if cls in held:
         return ("special", "subgraphs") if cls is If else ("native", "")
     if issubclass(cls, NNOp):
@@ -82,16 +137,17 @@ def _calls(graph: Graph) -> list[PlanRow]:
     return rows
 
 
-def _encodings(module: Module, fast: bool) -> list[PlanRow]:
+def _encodings(module: Module, blocks: Blocks) -> list[PlanRow]:
     rows: dict[str, PlanRow] = {}
     for op in module.graph.find(Weight):
         encoding = op.symbol.type.encoding
         if encoding is None or str(encoding) in rows:
             continue
-        held = form(encoding, fast)
+        held = form(encoding, blocks)
         how = ""
         if held.integers is not None:
-            how = "MatMulNBits, " if fast and held.integers.group in codes.BLOCKS else "DequantizeLinear and MatMul, "
+            nbits = blocks == "nbits" and held.integers.group in codes.BLOCKS
+            how = "MatMulNBits, " if nbits else "DequantizeLinear and MatMul, "
         row = PlanRow(str(encoding), held.holding, how + held.note)
         rows[str(encoding)] = row
     return list(rows.values())

@@ -1,6 +1,6 @@
 """In which numbers does the model compute, and how are its matrices stored?
 
-auto   as the IR is; bf16, which ONNX Runtime's CPU provider does not load, becomes f32
+auto   as the IR is; bf16, which ONNX Runtime's CPU provider does not load, becomes what the provider likes, f16 or f32
 fp32   fp16      numbers that are not encoded, in that dtype
 int4   int8      as auto, and matrices that are not encoded yet are, as `quantize{scheme=...}` does it
 """
@@ -20,11 +20,11 @@ from irlab.types import DType, bf16, f16, f32
 _FLOATS: Final[dict[str, DType]] = {"fp32": f32, "fp16": f16}
 
 
-def apply(module: Module, precision: str, group: int, hybrid: bool, ctx: Context) -> None:
-    """Cast and encode the module's numbers as the option says."""
+def apply(module: Module, precision: str, group: int, hybrid: bool, half: DType, ctx: Context) -> None:
+    """Cast and encode the module's numbers as the option says; `half` is what bf16 becomes."""
     wanted = _FLOATS.get(precision)
     if wanted is None and compute_dtype(module) is bf16:
-        wanted = f32
+        wanted = half
     if hybrid and (wanted or compute_dtype(module)) is not f32:
         # Only f32 has kernels for 8-bit activations.
         wanted = f32

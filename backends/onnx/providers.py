@@ -1,38 +1,113 @@
-"""Which execution providers can the backend write for, and what do their kernels take?"""
+"""Which execution providers can the backend write for, what do they take, and how do we know?
+
+A row says what files for a provider are made of; the emitter follows it (vocabulary.py), `--plan` names the nodes that
+the provider would leave to the CPU (placement.py). What a provider's kernels compute stands in kernel_tables.py.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
+from irlab.backends.onnx.kernels import Kernels, kernels, refusal
 from irlab.errors import UsageError
+from irlab.options import did_you_mean
+from irlab.types import DType, f16, f32
+
+Blocks = Literal["nbits", "dequantize", "signed", "rows", "decoded"]
+"""In which form weights of few bits are stored. nbits: MatMulNBits and GatherBlockQuantized where the provider has
+them; dequantize: codes under a DequantizeLinear of blocks; signed: the same, without zero points; rows: signed, one
+scale a row; decoded: as floats."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """One execution provider of ONNX Runtime: its name there, and whether files for it were checked in it."""
+    """One execution provider."""
 
     runtime_name: str
-    written_for: bool
+    """What ONNX Runtime calls it."""
+    table: str
+    """Its table in kernel_tables.py; "CPU" for ONNX Runtime's registry."""
+    checked: str
+    """How far files for it were run, here."""
+    genai_name: str = ""
+    """What onnxruntime-genai calls it in provider_options; empty where it is its default, or has no such provider."""
+    opset: int = 23
+    """23 is the newest whose Attention and RMSNormalization ONNX Runtime's CPU runs well; 25 has no kernels."""
+    half: DType = f16
+    """What bf16 becomes, which no provider runs everywhere."""
+    blocks: Blocks = "nbits"
+    rope: Literal["attention", "table", "angles"] = "angles"
+    """Where positions are turned: inside GroupQueryAttention; by RotaryEmbedding with rows of a stored table of cos and
+    sin; or with angles computed from the positions."""
+    static: bool = False
+    """Whether every size must be known: `fixed=` gives them."""
+
+    @property
+    def kernels(self) -> Kernels:
+        return kernels(self.table)
+
+    def takes(self, op: str, dtype: DType) -> bool:
+        """Whether a kernel computes `op` ("Gelu", "ms:MatMulNBits") of the provider's opset on `dtype`."""
+        domain, _, name = op.rpartition(":")
+        domain = "com.microsoft" if domain else ""
+        since = since_version(name, domain, self.opset)
+        # The CPU provider takes whatever the backend writes: a test asks its registry, which is slow to load.
+        return since > 0 and (self.table == "CPU" or not refusal(self.kernels, name, domain, since, dtype.name))
 
 
 PROVIDERS: Final[dict[str, Provider]] = {
-    "cpu": Provider("CPUExecutionProvider", True),
-    "cuda": Provider("CUDAExecutionProvider", False),
-    "dml": Provider("DmlExecutionProvider", False),
-    "webgpu": Provider("WebGpuExecutionProvider", False),
-    "nvtensorrtrtx": Provider("NvTensorRTRTXExecutionProvider", False),
-    "qnn": Provider("QNNExecutionProvider", False),
-    "openvino": Provider("OpenVINOExecutionProvider", False),
-}
-"""The providers that onnxruntime-genai knows. A file for `cpu` loads in others as far as they have its ops."""
+    "cpu": Provider("CPUExecutionProvider", "CPU", "run", half=f32, rope="attention"),
+    "wasm": Provider("CPUExecutionProvider", "CPU", "run in Node and Chromium", half=f32, rope="attention"),
+    "cuda": Provider(
+        "CUDAExecutionProvider", "CUDA", "not run on hardware here: kernel tables and the CPU", "cuda", rope="attention"
+    ),
+    "directml": Provider(
+        "DmlExecutionProvider", "DIRECTML", "not run on hardware here: kernel tables and the CPU", "dml",
+        opset=21, rope="table",
+    ),
+    "webgpu": Provider(
+        "WebGpuExecutionProvider", "WEBGPU", "run in Chromium on a software adapter", "webgpu", half=f32, rope="table"
+    ),
+    "coreml": Provider(
+        "CoreMLExecutionProvider", "COREML", "not run on hardware here: the list of ops and the CPU", "",
+        half=f32, blocks="decoded", rope="table", static=True,
+    ),
+    "openvino": Provider(
+        "OpenVINOExecutionProvider", "OPENVINO", "run by OpenVINO on the CPU", "openvino", half=f32, blocks="dequantize"
+    ),
+    "qnn": Provider(
+        "QNNExecutionProvider", "QNN", "not run on hardware here: the list of ops and the CPU", "qnn",
+        half=f32, blocks="rows", rope="table", static=True,
+    ),
+    "tensorrt": Provider(
+        "NvTensorRTRTXExecutionProvider", "TENSORRT", "parsed and built by TensorRT; run on the CPU", "NvTensorRtRtx",
+        blocks="signed",
+    ),
+}  # fmt: skip
+"""By the name that `ep=` takes."""
 
 
 def require_provider(ep: str) -> Provider:
-    """The provider called `ep`; UsageError where irlab does not write for it."""
+    """The provider called `ep`; UsageError where there is none."""
     found = PROVIDERS.get(ep)
-    if found is None or not found.written_for:
-        ready = ", ".join(name for name, provider in PROVIDERS.items() if provider.written_for)
-        what = "not written for yet" if found else "unknown"
-        raise UsageError(f"the execution provider '{ep}' is {what}", f"ep={ready}; its files load in others too")
+    if found is None:
+        raise UsageError(f"the execution provider '{ep}' is unknown", f"ep={'|'.join(PROVIDERS)}{_guess(ep)}")
     return found
+
+
+def _guess(ep: str) -> str:
+    guess = did_you_mean(ep, PROVIDERS)
+    return f"; {guess}" if guess else ""
+
+
+def since_version(op_type: str, domain: str, opset: int) -> int:
+    """The version of an op's definition that `opset` uses; 1 for ops of ONNX Runtime, 0 for ops that are not there."""
+    if domain or op_type == "SimplifiedLayerNormalization":
+        return 1
+    import onnx
+
+    try:
+        return int(onnx.defs.get_schema(op_type, max_inclusive_version=opset).since_version)
+    except onnx.defs.SchemaError:
+        return 0

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irlab.backends.onnx.providers import PROVIDERS
+from irlab.backends.onnx.providers import require_provider
 from irlab.errors import CheckError
 from irlab.target import Runtime
 
@@ -20,14 +20,24 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime; onnxruntime-genai generates where the directory has its configuration."""
+    """ONNX Runtime; onnxruntime-genai generates where the directory has its configuration.
 
-    name = "onnxruntime"
+    A provider that is not installed is stood in for by the CPU's, under a name that says so; OpenVINO runs what is
+    written for it where the package openvino is installed. `fixed`: the file takes prompts of one length only.
+    """
 
-    def __init__(self, ep: str = "cpu") -> None:
-        self.provider = PROVIDERS[ep].runtime_name
+    def __init__(self, ep: str = "cpu", fixed: bool = False) -> None:
+        provider = require_provider(ep).runtime_name
+        self._fixed = fixed
+        self.engine = "openvino" if ep == "openvino" and find_spec("openvino") else "onnxruntime"
+        if self.engine == "openvino" or provider == "CPUExecutionProvider":
+            self.name = self.engine
+        else:
+            self.name = f"onnxruntime's CPU provider (not run on {provider})"
 
     def unavailable(self) -> str:
+        if self._fixed:
+            return "its sizes are fixed, and prompts differ in length"
         return "" if find_spec("onnxruntime") else "onnxruntime is not installed (pip install onnxruntime)"
 
     def logits(self, out: Path, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -45,11 +55,11 @@ class OnnxRuntime(Runtime):
 
     def _run(self, out: Path, request: dict[str, Any]) -> dict[str, Any]:
         """What the worker answers; CheckError with its last words where it fails or dies."""
-        request = {**request, "directory": str(out), "provider": self.provider}
+        request = {**request, "directory": str(out), "engine": self.engine}
         command = [sys.executable, "-m", "irlab.backends.onnx.runtime_worker"]
         done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
         if done.returncode:
             words = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-            raise CheckError(f"ONNX Runtime cannot run {out}: {words[-1].strip()}")
+            raise CheckError(f"{self.name} cannot run {out}: {words[-1].strip()}")
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer

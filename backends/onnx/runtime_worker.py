@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -21,22 +21,31 @@ def main() -> None:
     request = json.load(sys.stdin)
     directory = Path(request["directory"])
     answer: dict[str, Any] = {}
+    engine = ENGINES[request["engine"]]
     if request["task"] == "logits":
-        session = Session(directory, request["provider"])
+        session = Session(engine(directory))
         found = {f"p{i}": next(session.steps(p, []))[0] for i, p in enumerate(request["prompts"])}
         np.savez(request["result"], allow_pickle=False, **found)
-    elif (directory / CONFIG_FILE).is_file():
+    elif (directory / CONFIG_FILE).is_file() and request["engine"] == "onnxruntime":
         answer["tokens"] = genai_greedy(directory, request["prompt"], request["count"])
     else:
-        session = Session(directory, request["provider"])
-        answer["tokens"] = session.greedy(request["prompt"], request["count"])
+        answer["tokens"] = Session(engine(directory)).greedy(request["prompt"], request["count"])
     print(json.dumps(answer))
 
 
-class Session:
-    """A decoder in plain ONNX Runtime, with or without a cache."""
+class Engine(Protocol):
+    """What runs a model: the shape and dtype of each input, and one run."""
 
-    def __init__(self, directory: Path, provider: str) -> None:
+    inputs: dict[str, tuple[list[Any], Any]]
+
+    def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+
+
+class OnnxRuntimeEngine:
+    """ONNX Runtime's CPU provider."""
+
+    def __init__(self, directory: Path) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -45,16 +54,57 @@ class Session:
         if config.is_file():  # run as onnxruntime-genai would
             stated = json.loads(config.read_text("utf-8"))["model"]["decoder"]["session_options"]
             options.add_session_config_entry(ACCURACY_KEY, stated[ACCURACY_KEY])
-        self._session = onnxruntime.InferenceSession(str(directory / MODEL_FILE), options, providers=[provider])
-        self._inputs = {v.name: v for v in self._session.get_inputs()}
+        model = str(directory / MODEL_FILE)
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.inputs = {v.name: (v.shape, _NUMPY[v.type]) for v in self._session.get_inputs()}
         self._outputs = [v.name for v in self._session.get_outputs()]
+
+    def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        return dict(zip(self._outputs, self._session.run(None, feed)))
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU, through its own reader of ONNX, computing in f32: it would choose bf16 where it can."""
+
+    def __init__(self, directory: Path) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(str(directory / MODEL_FILE))
+        self._compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self.inputs = {
+            port.any_name: (
+                [d.get_length() if d.is_static else None for d in port.partial_shape],
+                port.element_type.to_dtype().type,
+            )
+            for port in self._compiled.inputs
+        }
+
+    def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        return {port.any_name: values for port, values in self._compiled(feed).items()}
+
+
+ENGINES: Final[dict[str, Callable[[Path], Engine]]] = {
+    "onnxruntime": lambda directory: OnnxRuntimeEngine(directory),
+    "openvino": lambda directory: OpenVinoEngine(directory),
+}
+
+
+class Session:
+    """A decoder in an engine, with or without a cache."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._inputs = engine.inputs
 
     def steps(self, prompt: list[int], more: list[int]) -> Iterator[np.ndarray]:
         """The logits f32[1, tokens, vocab] of `prompt`, then of each token that is put into `more`."""
         cache: dict[str, np.ndarray] = {}
         tokens, past = list(prompt), 0
         while True:
-            results = dict(zip(self._outputs, self._session.run(None, self._feed(tokens, past, cache))))
+            results = self._engine.run(self._feed(tokens, past, cache))
             yield results["logits"].astype(np.float32)
             cache = {name: results[name.replace("past_key_values", "present")] for name in self._cached()}
             fresh = more[-1:]
@@ -80,9 +130,8 @@ class Session:
         if "position_ids" in self._inputs:
             feed["position_ids"] = np.arange(past, total)[None]
         for name in self._cached():
-            info = self._inputs[name]
-            _, heads, _, width = info.shape
-            feed[name] = cache.get(name, np.zeros((1, heads, 0, width), _NUMPY[info.type]))
+            (_, heads, _, width), dtype = self._inputs[name]
+            feed[name] = cache.get(name, np.zeros((1, heads, 0, width), dtype))
         return feed
 
 
@@ -90,7 +139,9 @@ def genai_greedy(directory: Path, prompt: list[int], count: int) -> list[int]:
     """`count` tokens after `prompt` by onnxruntime-genai, chosen here, because it would stop at an end of text."""
     import onnxruntime_genai as og
 
-    model = og.Model(str(directory))
+    config = og.Config(str(directory))
+    config.clear_providers()
+    model = og.Model(config)
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=len(prompt) + count, do_sample=False)
     generator = og.Generator(model, params)

@@ -32,7 +32,7 @@ from irlab.types import (
     u32,
     u64,
 )
-from irlab.weights import Recipe, WeightSymbol, check_finite, finite_rows, numpy_dtype, static_shape, stream
+from irlab.weights import Array, Recipe, WeightSymbol, check_finite, finite_rows, numpy_dtype, static_shape, stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +79,11 @@ class Stored:
     @property
     def size_bytes(self) -> int:
         return self.rows * self.row_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Constant(Array, text_name=""):
+    """Numbers that the graph itself states: unlike those of a checkpoint they may be infinite, as a mask's are."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ def all_blocks(stored: Stored) -> Iterator[Block]:
 
 
 def _read(symbol: WeightSymbol, start: int, stop: int) -> np.ndarray | Codes:
+    if isinstance(symbol.recipe, Constant):
+        return symbol.recipe.rows(start, stop)
     if symbol.type.encoding is None:
         return finite_rows(symbol, start, stop)
     codes: Mapping[str, np.ndarray] = symbol.recipe.codes(start, stop)
@@ -170,10 +177,9 @@ def transposed(name: str, source: WeightSymbol) -> Stored:
 def array(name: str, values: np.ndarray) -> Stored:
     """A small array that is already there."""
     from irlab.types import DTYPES, tensor
-    from irlab.weights import Array
 
     dtype = next(d for d in DTYPES.values() if d in ONNX_TYPE and numpy_dtype(d) == values.dtype)
-    return plain(name, WeightSymbol(name, Array(tensor(dtype, values.shape), values)))
+    return plain(name, WeightSymbol(name, Constant(tensor(dtype, values.shape), values)))
 
 
 def matrix_shape(recipe: Recipe) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,7 @@ from irlab.backends.onnx.storage import Block, Stored, all_blocks, write_blocks
 from irlab.errors import CheckError
 from irlab.ir import Module
 from irlab.passmgr import Context
+from irlab.weights import Array, Literal
 
 if TYPE_CHECKING:
     import onnx
@@ -54,9 +56,9 @@ def build(module: Module, emitter: Emitter) -> onnx.GraphProto:
     )
 
 
-def write_model(module: Module, emitter: Emitter, directory: Path, ctx: Context) -> None:
-    """Write MODEL_FILE and DATA_FILE into `directory`. Raises CheckError if onnx.checker refuses the result."""
-    import onnx
+def emit(module: Module, emitter: Emitter, values: bool = True) -> tuple[onnx.ModelProto, dict[Stored, int], int]:
+    """The model, the tensors that lie beside it with their offsets, and the bytes of all of them. Without `values` no
+    weight is read: the model is one to look at."""
     from onnx import helper
 
     graph = build(module, emitter)
@@ -64,7 +66,7 @@ def write_model(module: Module, emitter: Emitter, directory: Path, ctx: Context)
     external: dict[Stored, int] = {}
     offsets: dict[str, int] = {}
     for stored in emitter.tensors.values():
-        if stored.size_bytes <= _INLINE_BYTES:
+        if stored.size_bytes <= _INLINE_BYTES and (values or isinstance(stored.source.recipe, Array | Literal)):
             graph.initializer.append(_inline(stored))
             continue
         if stored.same_bytes_as:
@@ -85,13 +87,51 @@ def write_model(module: Module, emitter: Emitter, directory: Path, ctx: Context)
         functions=list(emitter.functions.values()),
     )
     _add_origin(model, module)
+    return model, external, end
+
+
+def write_model(module: Module, emitter: Emitter, directory: Path, ctx: Context) -> None:
+    """Write MODEL_FILE and DATA_FILE into `directory`. Raises CheckError if onnx.checker refuses the result."""
+    model, external, size = emit(module, emitter)
     (directory / MODEL_FILE).write_bytes(model.SerializeToString())
     if external:
-        write_tensors(directory / DATA_FILE, external, end, ctx)
+        write_tensors(directory / DATA_FILE, external, size, ctx)
+    check(directory / MODEL_FILE)
+
+
+def check(path: Path) -> None:
+    """Raise CheckError if onnx.checker refuses the model at `path`."""
+    import onnx
+
+    _register_runtime_ops()
     try:
-        onnx.checker.check_model(str(directory / MODEL_FILE), full_check=True)
+        onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckError(f"onnx.checker refuses the model: {str(error).strip().splitlines()[0]}") from error
+
+
+@cache
+def _register_runtime_ops() -> None:
+    """Tell onnx of the op that ONNX Runtime has under ONNX's own domain, as its source declares it."""
+    from onnx import defs
+
+    schema = defs.OpSchema
+    floats = [f"tensor({name})" for name in ("float16", "float", "double", "bfloat16")]
+    defs.register_schema(
+        schema(
+            "SimplifiedLayerNormalization",
+            "",
+            1,
+            inputs=[schema.FormalParameter("X", "T"), schema.FormalParameter("scale", "V")],
+            outputs=[schema.FormalParameter("Y", "V")],
+            type_constraints=[("T", floats, ""), ("V", floats, "")],
+            attributes=[
+                schema.Attribute("axis", schema.AttrType.INT, "", required=False),
+                schema.Attribute("epsilon", schema.AttrType.FLOAT, "", required=False),
+                schema.Attribute("stash_type", schema.AttrType.INT, "", required=False),
+            ],
+        )
+    )
 
 
 def write_tensors(path: Path, tensors: Mapping[Stored, int], size: int, ctx: Context) -> None:

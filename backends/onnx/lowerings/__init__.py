@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from irlab.backends.onnx.dialect import CachedAttention, FlatAttention, FlatRope, GroupQueryAttention, HybridLinear
 from irlab.backends.onnx.emitter import Lowering
 from irlab.backends.onnx.lowerings import (
     arithmetic,
@@ -14,7 +17,9 @@ from irlab.backends.onnx.lowerings import (
     neural,
     windows,
 )
+from irlab.backends.onnx.vocabulary import Vocabulary
 from irlab.ir import Op
+from irlab.ops import nn
 
 STANDARD: dict[type[Op], Lowering] = {
     **arithmetic.LOWERINGS,
@@ -29,3 +34,29 @@ STANDARD: dict[type[Op], Lowering] = {
 
 FAST: dict[type[Op], Lowering] = {**STANDARD, **microsoft.LOWERINGS, **hybrid.LOWERINGS}
 """The fast profile: what ONNX Runtime has beyond that."""
+
+WORDS: Final[dict[type[Op], tuple[tuple[str, Lowering], ...]]] = {
+    nn.Linear: (("ms:MatMulNBits", microsoft.linear), ("MatMul", neural.linear)),
+    nn.Embedding: (("ms:GatherBlockQuantized", microsoft.embedding), ("Gather", neural.embedding)),
+    nn.RMSNorm: (("RMSNormalization", neural.rms_norm), ("SimplifiedLayerNormalization", microsoft.rms_norm)),
+    nn.LayerNorm: (("LayerNormalization", neural.layer_norm),),
+    nn.Gelu: (("Gelu", neural.gelu),),
+    FlatRope: (("RotaryEmbedding", attention.rope), ("ms:RotaryEmbedding", microsoft.rope)),
+    FlatAttention: (("Attention", attention.attention),),
+    CachedAttention: (("Attention", attention.cached),),
+    GroupQueryAttention: (("ms:GroupQueryAttention", microsoft.group_query),),
+    HybridLinear: (("ms:DynamicQuantizeMatMul", hybrid.hybrid_linear),),
+}
+"""The op of ONNX that each of these leans on, the best first. What a provider has no op for is decomposed."""
+
+
+def lowerings(vocabulary: Vocabulary) -> dict[type[Op], Lowering]:
+    """The lowerings that a file in this vocabulary uses."""
+    chosen = dict(STANDARD if vocabulary.portable else FAST)
+    for cls, choices in WORDS.items():
+        found = next((lowering for op, lowering in choices if vocabulary.has(op)), None)
+        if found is None:
+            chosen.pop(cls, None)
+        else:
+            chosen[cls] = found
+    return chosen

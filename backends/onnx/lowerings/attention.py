@@ -10,7 +10,8 @@ from irlab.dims import floordiv
 from irlab.ir import Op
 
 
-def _rope(op: FlatRope, e: Emitter) -> None:
+def rope(op: FlatRope, e: Emitter) -> None:
+    """RotaryEmbedding of opset 23, on flat x."""
     turned = op.cos.type.shape[2] * 2
     # 0 is the whole head, and the only value that every version of the kernel takes for it.
     partial = {} if turned == floordiv(op.x.type.shape[2], op.heads) else {"rotary_embedding_dim": turned}
@@ -28,18 +29,20 @@ def _attributes(op: FlatAttention | CachedAttention) -> dict[str, Any]:
     }
 
 
-def _attention(op: FlatAttention, e: Emitter) -> None:
+def attention(op: FlatAttention, e: Emitter) -> None:
+    """Attention without a cache."""
     mask = e[op.mask] if op.mask is not None else ""
     e.result(op, "Attention", e[op.q], e[op.k], e[op.v], mask, **_attributes(op))
 
 
-def _cached(op: CachedAttention, e: Emitter) -> None:
+def cached(op: CachedAttention, e: Emitter) -> None:
+    """Attention that appends to a cache."""
     mask = e[op.mask] if op.mask is not None else ""
     e.result(op, "Attention", e[op.q], e[op.k], e[op.v], mask, e[op.past_k], e[op.past_v], **_attributes(op))
 
 
 LOWERINGS: Final[dict[type[Op], Lowering]] = {
-    FlatRope: _rope,
-    FlatAttention: _attention,
-    CachedAttention: _cached,
+    FlatRope: rope,
+    FlatAttention: attention,
+    CachedAttention: cached,
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from irlab.backends.onnx.emitter import OPSET, Emitter, Lowering
+from irlab.backends.onnx.emitter import Emitter, Lowering
 from irlab.backends.onnx.storage import ONNX_TYPE
+from irlab.backends.onnx.vocabulary import FAST
 from irlab.dims import Dim
 from irlab.errors import LegalityError
 from irlab.ir import Op
@@ -20,11 +21,11 @@ DOMAIN: Final = "aten"
 
 
 @cache
-def _library() -> Any:
+def _library(opset: int = FAST.opset) -> Any:
     """torch's registry of ATen ops written in ONNX."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    return ONNXRegistry.from_torchlib(OPSET)
+    return ONNXRegistry.from_torchlib(opset)
 
 
 def refusal(target: str) -> str:
@@ -46,7 +47,7 @@ def _overload(target: str) -> Any:
 def _call(op: Call, e: Emitter) -> None:
     name = e.unique(op.target.removeprefix("aten.").replace(".", "_"))
     sizes = list(dict.fromkeys(leaf for leaf in op.leaves() if isinstance(leaf, Dim)))
-    function, helpers = _trace(op, sizes, name)
+    function, helpers = _trace(op, sizes, name, e.vocabulary.opset)
     for item in (function, *helpers):
         e.functions[f"{item.domain}.{item.name}"] = item
         for imported in item.opset_import:
@@ -55,8 +56,9 @@ def _call(op: Call, e: Emitter) -> None:
     e.result(op, name, *(e[v] for v in op.args), *(e.sizes.scalar(s) for s in sizes), domain=DOMAIN)
 
 
-def _trace(op: Call, sizes: list[Dim], name: str) -> tuple[onnx.FunctionProto, list[onnx.FunctionProto]]:
-    """The function that computes the call from its operands and `sizes`, and the functions that it uses."""
+def _trace(op: Call, sizes: list[Dim], name: str, version: int) -> tuple[onnx.FunctionProto, list[onnx.FunctionProto]]:
+    """The function that computes the call from its operands and `sizes`, and the functions that it uses, in opset
+    `version`."""
     import onnxscript
     from onnxscript import ir
     from torch.onnx._internal.exporter import _building, _tensors
@@ -64,7 +66,7 @@ def _trace(op: Call, sizes: list[Dim], name: str) -> tuple[onnx.FunctionProto, l
     problem = refusal(op.target)
     if problem:
         raise LegalityError(f"call @{op.target} has no ONNX form: {problem}")
-    opset = onnxscript.values.Opset("", OPSET)
+    opset = onnxscript.values.Opset("", version)
 
     def symbolic(label: str, type: TensorType) -> Any:
         value = _tensors.SymbolicTensor(opset, name=label)
@@ -86,7 +88,7 @@ def _trace(op: Call, sizes: list[Dim], name: str) -> tuple[onnx.FunctionProto, l
             positional.append(argument(given))
         elif given is not None or declared.name == "dtype":
             keywords[declared.name] = -1 if given is None else argument(given)
-    implementation = next(d for d in _library().get_decomps(target) if not d.is_complex).onnx_function
+    implementation = next(d for d in _library(version).get_decomps(target) if not d.is_complex).onnx_function
     recorder = _building.OpRecorder(opset, {})
     try:
         with onnxscript.evaluator.default_as(recorder):
@@ -96,7 +98,7 @@ def _trace(op: Call, sizes: list[Dim], name: str) -> tuple[onnx.FunctionProto, l
         raise LegalityError(f"call @{op.target}: torch's ONNX function refuses these arguments: {reason}") from error
     results = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
     inputs = [*operands, *measured.values()]
-    graph = ir.Graph(inputs, results, nodes=recorder.nodes, opset_imports={"": OPSET}, name=name)
+    graph = ir.Graph(inputs, results, nodes=recorder.nodes, opset_imports={"": version}, name=name)
     for i, value in enumerate(results):
         value.name = f"y{i}"
     helpers = [_as_ir(used) for used in recorder.functions.values()]

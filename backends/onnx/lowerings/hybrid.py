@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def _hybrid_linear(op: HybridLinear, e: Emitter) -> None:
+def hybrid_linear(op: HybridLinear, e: Emitter) -> None:
     """If(seq > 1): 8-bit activations and weights, else the `token` weight."""
     seq = op.x.type.shape[-2]
     several = e.memo(("several", seq), lambda: e.node("Greater", e.sizes.scalar(seq), e.scalar(1, tensor(i64, ()))))
@@ -67,4 +67,4 @@ def _symbol(weight: Value) -> WeightSymbol:
     return weight.op.symbol
 
 
-LOWERINGS: Final[dict[type[Op], Lowering]] = {HybridLinear: _hybrid_linear}
+LOWERINGS: Final[dict[type[Op], Lowering]] = {HybridLinear: hybrid_linear}

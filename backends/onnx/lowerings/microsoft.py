@@ -7,23 +7,25 @@ from typing import Any, Final
 import numpy as np
 
 from irlab.backends.onnx import codes, storage
-from irlab.backends.onnx.dialect import GroupQueryAttention
+from irlab.backends.onnx.dialect import FlatRope, GroupQueryAttention
 from irlab.backends.onnx.emitter import MICROSOFT, Emitter, Lowering
 from irlab.backends.onnx.lowerings import neural
 from irlab.backends.onnx.rope_table import RopeTable
+from irlab.dims import floordiv
 from irlab.ir import Op, Value, Weight
 from irlab.ops import nn
 from irlab.types import i32, tensor
 from irlab.weights import WeightSymbol
 
 
-def _linear(op: nn.Linear, e: Emitter) -> None:
+def linear(op: nn.Linear, e: Emitter) -> None:
+    """MatMulNBits of blocks of codes; FusedMatMul of a matrix that is also read in its own shape; else MatMul."""
     symbol = codes.blocked(op.weight)
     if symbol is not None:
         bias = e[op.bias] if op.bias is not None else ""
         inputs, attributes = block_matmul(e, op.x, symbol, bias)
         e.result(op, "MatMulNBits", *inputs, **attributes)
-    elif isinstance(op.weight.op, Weight) and op.weight.type.encoding is None and neural.has_other_readers(op.weight):
+    elif _is_shared(op.weight) and e.vocabulary.has("ms:FusedMatMul"):
         attributes = {"domain": MICROSOFT, "transA": 0, "transB": 1, "alpha": 1.0}
         if op.bias is None:
             e.result(op, "FusedMatMul", e[op.x], e[op.weight], **attributes)
@@ -32,6 +34,11 @@ def _linear(op: nn.Linear, e: Emitter) -> None:
             e.result(op, "Add", product, e[op.bias])
     else:
         neural.linear(op, e)
+
+
+def _is_shared(weight: Value) -> bool:
+    """Whether a plain weight is also read in its own shape."""
+    return isinstance(weight.op, Weight) and weight.type.encoding is None and neural.has_other_readers(weight)
 
 
 def block_matmul(e: Emitter, x: Value, symbol: WeightSymbol, bias: str) -> tuple[list[str], dict[str, Any]]:
@@ -50,7 +57,8 @@ def block_matmul(e: Emitter, x: Value, symbol: WeightSymbol, bias: str) -> tuple
     return [e[x], packed, scales, zeros, "", bias], attributes
 
 
-def _embedding(op: nn.Embedding, e: Emitter) -> None:
+def embedding(op: nn.Embedding, e: Emitter) -> None:
+    """GatherBlockQuantized of rows of codes; else Gather."""
     symbol = codes.blocked(op.weight)
     if symbol is None:
         neural.embedding(op, e)
@@ -72,7 +80,32 @@ def _embedding(op: nn.Embedding, e: Emitter) -> None:
     )
 
 
-def _group_query(op: GroupQueryAttention, e: Emitter) -> None:
+def rms_norm(op: nn.RMSNorm, e: Emitter) -> None:
+    """SimplifiedLayerNormalization, which ONNX Runtime has under ONNX's own domain, for opsets before 23."""
+    e.result(op, "SimplifiedLayerNormalization", e[op.x], neural.scale(e, op), axis=-1, epsilon=op.eps)
+
+
+def rope(op: FlatRope, e: Emitter) -> None:
+    """RotaryEmbedding of before opset 23: it looks angles up by position, so each token gets a row of its own."""
+    batch, seq, n = op.cos.type.shape
+
+    def row_numbers() -> str:
+        count = e.sizes.scalar(batch * seq)
+        rows = e.node("Range", e.sizes.scalar(0), count, e.sizes.scalar(1))
+        return e.node("Reshape", rows, e.sizes.shape((batch, seq)))
+
+    def rows(value: Value) -> str:
+        return e.memo(("rows", value), lambda: e.node("Reshape", e[value], e.sizes.shape((batch * seq, n))))
+
+    numbers = e.memo(("row numbers", batch, seq), row_numbers)
+    size = floordiv(op.x.type.shape[2], op.heads)
+    partial = {} if n * 2 == size else {"rotary_embedding_dim": n * 2, "num_heads": op.heads}
+    attributes: dict[str, Any] = {"domain": MICROSOFT, "interleaved": int(op.interleaved), **partial}
+    e.result(op, "RotaryEmbedding", e[op.x], numbers, rows(op.cos), rows(op.sin), **attributes)
+
+
+def group_query(op: GroupQueryAttention, e: Emitter) -> None:
+    """GroupQueryAttention, with rotary embedding from a stored table where the op has it inside."""
     mask = op.attention_mask
     i32_type = storage.ONNX_TYPE[i32]
 
@@ -117,7 +150,7 @@ def _table(e: Emitter, op: GroupQueryAttention, function: np.ufunc, label: str) 
 
 
 LOWERINGS: Final[dict[type[Op], Lowering]] = {
-    nn.Linear: _linear,
-    nn.Embedding: _embedding,
-    GroupQueryAttention: _group_query,
+    nn.Linear: linear,
+    nn.Embedding: embedding,
+    GroupQueryAttention: group_query,
 }

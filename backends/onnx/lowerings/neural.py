@@ -52,7 +52,7 @@ def embedding(op: nn.Embedding, e: Emitter) -> None:
         e.result(op, "Gather", e[op.weight], e[op.ids], axis=0)
 
 
-def _scale(e: Emitter, op: nn.RMSNorm | nn.LayerNorm) -> str:
+def scale(e: Emitter, op: nn.RMSNorm | nn.LayerNorm) -> str:
     """The scale operand, which ONNX insists on."""
     import numpy as np
 
@@ -66,16 +66,19 @@ def _scale(e: Emitter, op: nn.RMSNorm | nn.LayerNorm) -> str:
     return e.node("Expand", e.scalar(1.0, op.x.type), e.sizes.shape((width,)))
 
 
-def _rms_norm(op: nn.RMSNorm, e: Emitter) -> None:
-    e.result(op, "RMSNormalization", e[op.x], _scale(e, op), axis=-1, epsilon=op.eps)
+def rms_norm(op: nn.RMSNorm, e: Emitter) -> None:
+    """RMSNormalization of opset 23."""
+    e.result(op, "RMSNormalization", e[op.x], scale(e, op), axis=-1, epsilon=op.eps)
 
 
-def _layer_norm(op: nn.LayerNorm, e: Emitter) -> None:
+def layer_norm(op: nn.LayerNorm, e: Emitter) -> None:
+    """LayerNormalization over the last axis."""
     bias = e[op.bias] if op.bias is not None else ""
-    e.result(op, "LayerNormalization", e[op.x], _scale(e, op), bias, axis=-1, epsilon=op.eps)
+    e.result(op, "LayerNormalization", e[op.x], scale(e, op), bias, axis=-1, epsilon=op.eps)
 
 
-def _gelu(op: nn.Gelu, e: Emitter) -> None:
+def gelu(op: nn.Gelu, e: Emitter) -> None:
+    """Gelu of opset 20."""
     e.result(op, "Gelu", e[op.x], approximate=op.approximate)
 
 
@@ -95,9 +98,9 @@ def _softmax(op: nn.Softmax, e: Emitter) -> None:
 LOWERINGS: Final[dict[type[Op], Lowering]] = {
     nn.Linear: linear,
     nn.Embedding: embedding,
-    nn.RMSNorm: _rms_norm,
-    nn.LayerNorm: _layer_norm,
-    nn.Gelu: _gelu,
+    nn.RMSNorm: rms_norm,
+    nn.LayerNorm: layer_norm,
+    nn.Gelu: gelu,
     nn.Silu: _silu,
     nn.Softmax: _softmax,
 }

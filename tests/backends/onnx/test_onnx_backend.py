@@ -140,9 +140,7 @@ def test_plan_reads_no_weight_and_names_what_is_held() -> None:
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'cuda' is not written for yet \(ep=cpu"):
-        ONNX(ep="cuda")
-    with pytest.raises(UsageError, match="'tpu' is unknown"):
+    with pytest.raises(UsageError, match=r"'tpu' is unknown \(ep=cpu\|wasm\|cuda"):
         ONNX(ep="tpu")
     with pytest.raises(UsageError, match="hybrid=true"):
         ONNX(hybrid=True, profile="portable")
