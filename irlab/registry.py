@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .ir import Module
     from .passmgr import Pass
     from .target import Backend, Frontend
+    from .weights import Recipe
 
 _added: dict[str, dict[str, Any]] = {"passes": {}, "frontends": {}, "backends": {}}
 
@@ -102,11 +103,22 @@ def encoder(name: str) -> Any:
 def mixed_encodings(module: Module, mix: str, calibrated: bool, allow_fallback: bool) -> dict[str, Encoding]:
     """The encoding of each matrix of `module`, by name, in a mix of types: a file type of llama.cpp such as q4_k_m. The
     function registered as "gguf" under "mixes" knows them; raises InputError where nothing is registered."""
-    point = _found("mixes").get("gguf")
-    if point is None:
-        raise InputError(f"nothing that is installed knows the mix '{mix}'", "install irlab with its backends")
-    found: dict[str, Encoding] = point.load()(module, mix, calibrated, allow_fallback)
+    found: dict[str, Encoding] = _provided("mixes", "gguf")(module, mix, calibrated, allow_fallback)
     return found
+
+
+def importances(module: Module, path: str) -> dict[str, Recipe]:
+    """The importances f32[in] of the columns of matrices of `module`, by name, in an importance matrix of llama.cpp.
+    The function registered as "gguf" under "importances" reads it; raises InputError where nothing is registered."""
+    found: dict[str, Recipe] = _provided("importances", "gguf")(module, path)
+    return found
+
+
+def _provided(group: str, name: str) -> Any:
+    point = _found(group).get(name)
+    if point is None:
+        raise InputError(f"nothing that is installed knows {group} of '{name}'", "install irlab with its backends")
+    return point.load()
 
 
 def load_file(path: str) -> None:

@@ -30,9 +30,10 @@ class GGUF(Backend, name="gguf"):
     it exactly as llama.cpp's own tool would; with `encoder=irlab` by our own search, which loses less and is faster for
     the K types. `auto` stores floats as the module has them. Weights that a pass has encoded keep their codes in
     either case. A type whose blocks do not fit a tensor is refused, unless
-    `allow-fallback=true`: then the next larger one is taken, and said. `pre` names the pre-tokenizer where it cannot be
-    recognised. `split=4G` writes a directory of shards. Low-rank corrections (pass correct) become a LoRA adapter
-    beside the file: OUT.lora.gguf.
+    `allow-fallback=true`: then the next larger one is taken, and said. `imatrix`: a file with the importances of
+    channels, of llama-imatrix or `--emit imatrix`. `pre` names the pre-tokenizer where it cannot be recognised.
+    `split=4G` writes a directory of shards. Low-rank corrections (pass correct) become a LoRA adapter beside the file:
+    OUT.lora.gguf.
 
     Layers may differ in heads and widths, or lack attention or feed-forward blocks, as after pruning: such models are
     written for an architecture of llama.cpp that has such layers (deci; openelm where queries and keys are normalised
@@ -42,6 +43,7 @@ class GGUF(Backend, name="gguf"):
     type: str = "auto"
     encoder: Literal["ggml", "irlab"] = "ggml"
     allow_fallback: bool = field(default=False, metadata={"text": "allow-fallback"})
+    imatrix: str = ""
     pre: str = ""
     split: Bytes | None = None
 

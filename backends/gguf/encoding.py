@@ -23,7 +23,7 @@ class EncodeByGGML(Encode, text_name=""):
 
     def codes(self, start: int, stop: int) -> Codes:
         assert isinstance(self.encoding, GGMLEncoding)
-        return {"blocks": quantize(self.source.rows(start, stop), self.encoding.type_name)}
+        return {"blocks": quantize(self.source.rows(start, stop), self.encoding.type_name, self.weights)}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from irlab.backends.gguf.architectures import (
 from irlab.backends.gguf.blocks import fill_missing, join_qkv, missing_blocks
 from irlab.backends.gguf.encoding import EncodeByGGML
 from irlab.backends.gguf.ggml import GGMLType
+from irlab.backends.gguf.imatrix import importances
 from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.rope import RopeForm, rope_form
 from irlab.backends.gguf.tokenizer import TokenizerMetadata, no_tokenizer, tokenizer_metadata
@@ -59,7 +60,8 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     decoder = dissect(module)
     metadata = _metadata(decoder, architecture, rope, module, notes)
     types = tensor_types(decoder, architecture, options, notes)
-    _rename(module.graph, decoder, types, EncodeByGGML if options.encoder == "ggml" else Encode)
+    weights = importances(module, options.imatrix) if options.imatrix else {}
+    _rename(module.graph, decoder, types, EncodeByGGML if options.encoder == "ggml" else Encode, weights)
     if architecture.fused_qkv:
         join_qkv(module.graph, dissect(module))
     if corrected:
@@ -221,13 +223,21 @@ def _change(graph: Graph, value: Value, users: tuple[Op, ...], how: Callable[[Re
     graph.replace(value.op, prim.weight(WeightSymbol(symbol.name, recipe)))
 
 
-def _rename(graph: Graph, decoder: Decoder, types: Mapping[str, GGMLType], encode: type[Encode]) -> None:
-    """Give each weight its GGUF name and its type, as an encoding where that is not f32."""
+def _rename(
+    graph: Graph,
+    decoder: Decoder,
+    types: Mapping[str, GGMLType],
+    encode: type[Encode],
+    importances: Mapping[str, Recipe],
+) -> None:
+    """Give each weight its GGUF name and its type, as an encoding where that is not f32. `importances`: of the columns
+    of some weights."""
     for name, value in list(named_weights(decoder)):
         assert isinstance(value.op, Weight)
         recipe = value.op.symbol.recipe
         if recipe.type.encoding is None and types[name].name != "F32":
-            recipe = encode(_unwidened(recipe), ggml(types[name].name))
+            importance = importances.get(value.op.symbol.name)
+            recipe = encode(_unwidened(recipe), ggml(types[name].name), importance=importance)
         graph.replace(value.op, prim.weight(WeightSymbol(name, recipe)))
 
 

@@ -25,7 +25,8 @@ def tensor_types(decoder: Decoder, architecture: Architecture, options: GGUF, no
     """The GGML type of each tensor by GGUF name."""
     weights = dict(named_weights(decoder))
     fixed = {name: held for name, value in weights.items() if (held := _held(name, value)) is not None}
-    plan, types = _planned(weights, decoder, architecture, options.file_type(decoder), fixed, options.allow_fallback)
+    target, calibrated = options.file_type(decoder), bool(options.imatrix)
+    plan, types = _planned(weights, decoder, architecture, target, fixed, options.allow_fallback, calibrated)
     notes.extend(str(fallback) for fallback in plan.fallbacks)
     return types
 

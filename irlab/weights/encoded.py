@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..encodings import Codes, Encoding, Extent, extent_of
+from ..encodings.base import Floats
 from ..encodings.robust import encode_robustly
 from ..errors import IRError
+from ..floats import as_f32
 from ..types import TensorType, tensor
 from .leaves import Array
 from .recipe import AnyArray, Recipe, static_shape
@@ -15,14 +17,21 @@ from .recipe import AnyArray, Recipe, static_shape
 
 @dataclass(frozen=True)
 class Encode(Recipe):
-    """`source`[..., columns] encoded row by row, with the least weighted squares of errors, or below a `norm` of 2 the
-    least sum of errors to that power (encodings/robust.py)."""
+    """`source`[..., columns] encoded row by row, with the least squares of errors, weighted by `importance`[columns] if
+    it is given; or below a `norm` of 2 the least sum of errors to that power (encodings/robust.py)."""
 
     source: Recipe
     encoding: Encoding
     norm: float = 2.0
+    importance: Recipe | None = None
 
     def __post_init__(self) -> None:
+        if self.importance is not None:
+            columns = static_shape(self.source.type)[-1]
+            if static_shape(self.importance.type) != (columns,) or not self.importance.type.dtype.is_float:
+                raise IRError(f"the importances of {columns} columns are a {self.importance.type}")
+            if self.norm != 2:
+                raise IRError(f"errors to the power {self.norm:g} are not weighted")
         if not 0 < self.norm <= 2:
             raise IRError(f"errors cannot be summed to the power {self.norm:g}", "0 < norm <= 2")
         self.encoding.check_shape(static_shape(self.source.type))
@@ -45,7 +54,12 @@ class Encode(Recipe):
         rows = self.source.rows(start, stop)
         if self.norm < 2:
             return encode_robustly(self.encoding, rows, self.norm, self.extent)
-        return self.encoding.encode(rows, extent=self.extent)
+        return self.encoding.encode(rows, self.weights, self.extent)
+
+    @property
+    def weights(self) -> Floats | None:
+        """The importance of each column."""
+        return None if self.importance is None else as_f32(self.importance.read())
 
     def rows(self, start: int, stop: int) -> AnyArray:
         return self.encoding.decode(self.codes(start, stop))

@@ -20,7 +20,7 @@ from irlab.passes.quantize.awq import Scaled, scale_channels
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
 from irlab.passmgr import Context
-from irlab.registry import mixed_encodings
+from irlab.registry import importances, mixed_encodings
 from irlab.sweep import LayerPass
 from irlab.weights import Encode, WeightSymbol, static_shape, with_codes
 
@@ -75,6 +75,7 @@ class Quantize(
     `mix`: a file type of llama.cpp (q4_k_m): every matrix and table gets the type that it has there, in place of
     `scheme` and `embeddings`. `indivisible=fallback` takes a larger type of smaller blocks, as llama.cpp does. A head
     that is tied to the table is calibrated like any matrix.
+    `imatrix`: a file of llama-imatrix or `--emit imatrix`, whose importances of channels weigh the errors of rtn.
     """
 
     method: Literal["rtn", "hqq", "gptq", "awq", "awq-gptq"] = "rtn"
@@ -85,6 +86,7 @@ class Quantize(
     exclude: tuple[str, ...] = ()
     embeddings: Literal["none", SchemeName] = "none"
     mix: str = ""
+    imatrix: str = ""
     indivisible: Literal["refuse", "keep", "fallback"] = "refuse"
     damping: float = 0.01
     act_order: bool = field(default=True, metadata={"text": "act-order"})
@@ -97,6 +99,8 @@ class Quantize(
     def __post_init__(self) -> None:
         if self.indivisible == "fallback" and not self.mix:
             raise UsageError("quantize: indivisible=fallback belongs to a mix", "mix=q4_k_m, or indivisible=keep")
+        if self.imatrix and self.method != "rtn":
+            raise UsageError(f"quantize: method={self.method} reads no imatrix", "method=rtn does")
 
     def needs(self) -> tuple[type[Analysis], ...]:
         return _NEEDS[self.method]
@@ -109,7 +113,7 @@ class Quantize(
         require_matches(self.exclude, module, self.name)
         self._mixed.clear()
         if self.mix:
-            found = mixed_encodings(module, self.mix, bool(self.needs()), self.indivisible != "refuse")
+            found = mixed_encodings(module, self.mix, bool(self.needs() or self.imatrix), self.indivisible != "refuse")
             self._mixed.update(found)
         counts: Counter[str] = Counter()
         chosen = self._chosen(module.graph, counts)
@@ -125,7 +129,8 @@ class Quantize(
             chosen = {name: encoding for name, encoding in chosen.items() if name in tables}
             self._heads.clear()
             self._heads.update(name for name in chosen if tables[name])
-        encode_weights(module.graph, chosen, HQQ_NORM if self.method == "hqq" else 2.0)
+        weights = importances(module, self.imatrix) if self.imatrix else {}
+        encode_weights(module.graph, chosen, HQQ_NORM if self.method == "hqq" else 2.0, weights)
         ctx.note_rewrites({"encode": len(chosen)})
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:

@@ -14,7 +14,7 @@ from irlab.ir import Graph, Module
 from irlab.ops import nn, prim
 from irlab.ops.nn import NNOp
 from irlab.weight_uses import WeightUses, graphs, replace_weights, weight_uses
-from irlab.weights import Encode, WeightSymbol
+from irlab.weights import Encode, Recipe, WeightSymbol
 
 
 class Role(Enum):
@@ -73,14 +73,19 @@ def require_matches(patterns: tuple[str, ...], module: Module, owner: str) -> No
             raise InputError(f"{owner}: exclude={pattern} matches no weight", hint)
 
 
-def encode_weights(graph: Graph, encodings: Mapping[str, Encoding], norm: float = 2.0) -> None:
-    """Let the weights of these names be read encoded, with the least error in this `norm` (see `Encode`); embeddings
-    are cast to the dtype that they gave before."""
+def encode_weights(
+    graph: Graph,
+    encodings: Mapping[str, Encoding],
+    norm: float = 2.0,
+    importances: Mapping[str, Recipe] = {},
+) -> None:
+    """Let the weights of these names be read encoded, with the least error in this `norm`, weighted by `importances` of
+    columns where they are known (see `Encode`); embeddings are cast to the dtype that they gave before."""
     weights = graph.weights()
     replace_weights(
         graph,
         {
-            name: WeightSymbol(name, Encode(weights[name].recipe, encoding, norm))
+            name: WeightSymbol(name, Encode(weights[name].recipe, encoding, norm, importances.get(name)))
             for name, encoding in encodings.items()
         },
     )
