@@ -5,7 +5,8 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
     recipe.py       what a recipe is                    leaves.py      files, numbers in memory, random numbers
     layout.py       transpose, slice, concat ...        arithmetic.py  cast, affine, low-rank update
     encoded.py      encode, decode, stored codes        safetensors.py the file format, read and written
-    stream.py       many weights in order, in threads    pruned.py      zeros for what is smallest
+    stream.py       many weights in order, in threads   pruned.py      zeros for what is smallest
+    rotated.py      scaled and turned along an axis
 """
 
 from ..floats import as_f16, as_f32
@@ -15,6 +16,7 @@ from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
 from .leaves import Array, Cached, File, Literal, Random
 from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, static_shape
+from .rotated import Rotate, Scale
 from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "Random",
     "Recipe",
     "Reshape",
+    "Rotate",
+    "Scale",
     "Slice",
     "Take",
     "Transpose",

@@ -1,0 +1,103 @@
+"""What is folded into a weight where an op reads it, and how does the graph come to read the changed weights?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from irlab.errors import InputError
+from irlab.ir import Graph, Op, Weight
+from irlab.ops import prim
+from irlab.weight_uses import WeightUses, operand_name, weight_uses
+from irlab.weights import Affine, Recipe, Rotate, Scale, WeightSymbol
+
+Kind: TypeAlias = Literal["hadamard", "orthogonal"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Each block of indices of an axis is multiplied by a random orthogonal matrix."""
+
+    axis: int
+    block: int
+    kind: Kind
+    seed: int
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What becomes of a weight: its columns take in the gain of the norm before them (the name of a weight), then it is
+    turned. `spent`: it is such a gain, and only ones are left."""
+
+    gain: str = ""
+    turns: tuple[Turn, ...] = ()
+    spent: bool = False
+
+    def applied(self, recipe: Recipe, weights: Mapping[str, WeightSymbol]) -> Recipe:
+        if self.spent:
+            return Affine(recipe, 0.0, 1.0)
+        if self.gain:
+            recipe = Scale(recipe, weights[self.gain].recipe)
+        for turn in self.turns:
+            recipe = Rotate(recipe, turn.axis, turn.block, turn.kind, turn.seed)
+        return recipe
+
+
+class Folds:
+    """What is folded in, by the op and the operand that reads the weight."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Op, str], Fold] = {}
+
+    def of(self, op: Op, operand: str) -> Fold:
+        return self._found.get((op, operand), Fold())
+
+    def gain(self, op: Op, operand: str, norm: str) -> None:
+        self._found[op, operand] = replace(self.of(op, operand), gain=norm)
+
+    def spend(self, op: Op, operand: str) -> None:
+        self._found[op, operand] = Fold(spent=True)
+
+    def turn(self, op: Op, operand: str, turn: Turn) -> None:
+        fold = self.of(op, operand)
+        self._found[op, operand] = replace(fold, turns=(*fold.turns, turn))
+
+    def apply(self, graph: Graph, *, untie: bool) -> list[str]:
+        """Let `graph` read the changed weights; returns the names of those that became two. Raises InputError where
+        the uses of a tied weight need it in different forms, unless they may be untied."""
+        weights, untied = graph.weights(), []
+        for name, uses in weight_uses(graph).items():
+            forms: dict[Fold, list[tuple[Op, str]]] = {}
+            for op, operand in uses.users:
+                forms.setdefault(self.of(op, operand), []).append((op, operand))
+            if len(forms) > 1 and not untie:
+                raise InputError(
+                    f"rotate: the tied weight '{name}' would be needed in {len(forms)} forms, because the gain of the "
+                    "last norm goes into the head alone",
+                    "tied=untie stores them apart",
+                )
+            for number, (fold, users) in enumerate(forms.items()):
+                new = name if number == 0 else _free_name(weights, name, users[0][0])
+                if number:
+                    untied.append(new)
+                if number or fold != Fold():
+                    _read(uses, users, WeightSymbol(new, fold.applied(uses.symbol.recipe, weights)))
+        return untied
+
+
+def _free_name(weights: Mapping[str, WeightSymbol], name: str, op: Op) -> str:
+    """What a use of its own is called: as its module would call it."""
+    named = f"{op.loc.path}.weight" if op.loc is not None and op.loc.path else f"{name}.untied"
+    return named if named not in weights else f"{name}.untied"
+
+
+def _read(uses: WeightUses, users: list[tuple[Op, str]], symbol: WeightSymbol) -> None:
+    """Let these users read `symbol` in place of the weight that they read now."""
+    new = prim.weight(symbol)
+    for op, operand in users:
+        assert op.graph is not None
+        for slot, value in enumerate(op.operands):
+            read = None if value is None else value.op
+            if isinstance(read, Weight) and read.symbol is uses.symbol and operand_name(op, slot) == operand:
+                op.graph.set_operand(op, slot, new)
