@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .encodings import Encoding
+    from .ops.nn import QuantizeActivation
     from .passmgr import Context
 
 
@@ -106,6 +107,10 @@ class Backend(Configurable, ABC):
     def holds(self, encoding: Encoding) -> bool:
         """Whether weights in `encoding` are stored natively."""
         return False
+
+    def activation_refusal(self, op: QuantizeActivation) -> str:
+        """Why the target cannot round an activation as `op` does; empty if it can."""
+        return ""
 
     @abstractmethod
     def legalise(self, module: Module, ctx: Context) -> Module:

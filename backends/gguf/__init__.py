@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from irlab.backends.gguf.mixes import FileType
     from irlab.backends.gguf.writer import Tensor, TensorInfo
     from irlab.encodings import Encoding
+    from irlab.ops.nn import QuantizeActivation
     from irlab.weights import WeightSymbol
 
 
@@ -62,6 +63,11 @@ class GGUF(Backend, name="gguf"):
         from irlab.backends.gguf.encoding import exact
 
         return exact(encoding, 256) is not None
+
+    def activation_refusal(self, op: QuantizeActivation) -> str:
+        from irlab.backends.gguf.anatomy import ROUNDED
+
+        return ROUNDED
 
     def file_type(self, decoder: Decoder) -> FileType:
         """What `type` stands for in this decoder."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from irlab.errors import LegalityError
 from irlab.explain import why_not
@@ -84,6 +85,10 @@ class Embed(Rule):
 
 _ATTENTION, _MLP, _HEAD, _EMBED = AttentionBlock(), MLPBlock(), Head(), Embed()
 """Rules keep their compiled patterns, and a graph is looked at several times."""
+
+
+ROUNDED: Final = "llama.cpp rounds activations itself, to 8 bits in blocks of 32, for every encoded matrix"
+"""Why nn.quantize_activation has no place in a file."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,9 @@ def dissect(module: Module) -> Decoder:
     """The decoder that computes "logits" in `module`. Raises LegalityError, naming the op where it is none."""
     graph = module.graph
     _check_interface(graph)
+    for op in graph.find(nn.QuantizeActivation):
+        where = op.loc.path if op.loc is not None else "the graph"
+        raise LegalityError(f"GGUF: {op.opname} in {where}: {ROUNDED}", "emit GGUF without quantize-activations")
     attention, mlp, embed = (_matches(graph, rule) for rule in (_ATTENTION, _MLP, _EMBED))
     top = graph.outputs["logits"].op
     heads = _matches(graph, _HEAD)

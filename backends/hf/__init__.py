@@ -14,6 +14,7 @@ from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 
 if TYPE_CHECKING:
+    from irlab.ops.nn import QuantizeActivation
     from irlab.weights import WeightSymbol
 
 _TOLERANCE = {"f32": 1e-2, "f64": 1e-2}
@@ -64,6 +65,11 @@ class HF(Backend, name="hf"):
             else:
                 rows.append(PlanRow(f"{name} = {value}", "native", "set in config.json"))
         return [PlanRow("the graph", "native", f"equal op by op to what {architecture} computes"), *rows]
+
+    def activation_refusal(self, op: QuantizeActivation) -> str:
+        from irlab.backends.hf.proof import ROUNDED
+
+        return ROUNDED
 
     def legalise(self, module: Module, ctx: Context) -> Module:
         from irlab.backends.hf.decoding import encodings

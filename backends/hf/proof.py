@@ -24,6 +24,8 @@ from irlab.ops import nn
 from irlab.types import DType
 from irlab.weights import WeightSymbol
 
+ROUNDED: Final = "transformers computes this architecture in floats, and rounds no activations"
+
 _ROUNDS: Final = 3
 """A field may only show its influence after another was set: head_dim follows hidden_size where it is not given."""
 
@@ -60,6 +62,10 @@ def prove(module: Module) -> Proof:
             "hf: the module carries no Hugging Face config, so transformers has no architecture to load it with",
             "emit gguf, onnx or ir, or start from a Hugging Face model",
         )
+    rounded = module.graph.find(nn.QuantizeActivation)
+    if rounded:
+        where = rounded[0].loc.path if rounded[0].loc else "the graph"
+        raise LegalityError(f"hf: {rounded[0].opname} in {where}: {ROUNDED}", "emit onnx or tensorrt, or leave it out")
     graph = _normal_form(decoded(uncached(module.graph)))
     config = _with_dtype({k: v for k, v in original.items() if k not in _LOCAL_FIELDS}, model_dtype(graph))
     try:

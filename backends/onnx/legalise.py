@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from irlab import integer_products
 from irlab.backends.onnx import forms, hybrid, precision
 from irlab.backends.onnx.attention import AttentionRewriter
 from irlab.backends.onnx.codes import integer_encoding
 from irlab.backends.onnx.dialect import FlatAttention
 from irlab.backends.onnx.emitter import Lowering
-from irlab.backends.onnx.lowerings import calls, lowerings
+from irlab.backends.onnx.lowerings import calls, integer, lowerings
 from irlab.backends.onnx.providers import PROVIDERS, Provider
 from irlab.backends.onnx.storage import ONNX_TYPE
 from irlab.backends.onnx.vocabulary import Vocabulary
@@ -64,6 +65,7 @@ def _legalise_graph(
 ) -> None:
     AttentionRewriter(graph, vocabulary, settings.max_length).run()
     decompose(graph, held)
+    integer_products.prepare(graph, integer.able(vocabulary), "onnx-integers")
     if settings.hybrid:
         hybrid.rewrite(graph)
     graph.erase_dead()

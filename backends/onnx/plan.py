@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 from irlab.backends.onnx import codes, genai
 from irlab.backends.onnx.dialect import FlatAttention, FlatRope, GroupQueryAttention
 from irlab.backends.onnx.forms import form
-from irlab.backends.onnx.lowerings import lowerings
+from irlab.backends.onnx.lowerings import integer, lowerings
 from irlab.backends.onnx.providers import PROVIDERS, Blocks
 from irlab.backends.onnx.vocabulary import Vocabulary
 from irlab.dims import symbols
 from irlab.errors import IrlabError
+from irlab.integer_products import products
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn
 from irlab.ops.call import Call
@@ -24,6 +25,7 @@ from irlab.passmgr import Context
 from irlab.precision import compute_dtype
 from irlab.target import Holding, PlanRow
 from irlab.types import bf16, f16
+from irlab.weight_uses import graphs
 
 if TYPE_CHECKING:
     from irlab.backends.onnx.backend import ONNX
@@ -44,6 +46,9 @@ def plan(module: Module, backend: ONNX) -> list[PlanRow]:
     held = lowerings(vocabulary)
     rows = []
     for cls, count in sorted(_kinds(module.graph).items(), key=lambda item: item[0].opname):
+        if cls is nn.QuantizeActivation:
+            rows += _roundings(module.graph, vocabulary)
+            continue
         holding, note = _holding(cls, vocabulary, held)
         rows.append(PlanRow(f"{cls.opname} x {count}", holding, note))
     rows += _calls(module.graph)
@@ -122,6 +127,23 @@ def _holding(cls: type[Op], vocabulary: Vocabulary, held: Mapping[type[Op], obje
     if issubclass(cls, NNOp):
         return "emulated", "by what it decomposes into"
     return "none", "no ONNX form"
+
+
+def _roundings(graph: Graph, vocabulary: Vocabulary) -> list[PlanRow]:
+    """Rounded activations, by whether a product of integers reads them."""
+    counts: Counter[tuple[Holding, str]] = Counter()
+    for each in graphs(graph):
+        for op in each.find(nn.QuantizeActivation):
+            counts[_rounding(op, vocabulary)] += 1
+    return [PlanRow(f"nn.quantize_activation x {n}", holding, note) for (holding, note), n in sorted(counts.items())]
+
+
+def _rounding(op: nn.QuantizeActivation, vocabulary: Vocabulary) -> tuple[Holding, str]:
+    if op.bits != 8 or not products(op):
+        return "emulated", "rounded in floats, which gains nothing: no weight of 8 bits under one scale a row reads it"
+    held = integer.able(vocabulary).holds(op)
+    how = "as they are" if held else "with what varies by token, or has no form, behind products"
+    return "native", f"integers {how} (fast where a CPU has VNNI or AMX)"
 
 
 def _calls(graph: Graph) -> list[PlanRow]:

@@ -11,11 +11,12 @@ from typing import Final
 
 from irlab.errors import LegalityError
 from irlab.ir import Module, Weight
-from irlab.ops.nn import NNOp
+from irlab.ops.nn import NNOp, QuantizeActivation
 from irlab.passmgr import Context
 from irlab.precision import compute_dtype
 from irlab.registry import pass_class
 from irlab.types import DType, bf16, f16, f32
+from irlab.weight_uses import graphs
 
 _FLOATS: Final[dict[str, DType]] = {"fp32": f32, "fp16": f16}
 
@@ -25,7 +26,8 @@ def apply(module: Module, precision: str, group: int, hybrid: bool, half: DType,
     wanted = _FLOATS.get(precision)
     if wanted is None and compute_dtype(module) is bf16:
         wanted = half
-    if hybrid and (wanted or compute_dtype(module)) is not f32:
+    rounds = any(graph.find(QuantizeActivation) for graph in graphs(module.graph))
+    if (hybrid or rounds) and (wanted or compute_dtype(module)) is not f32:
         # Only f32 has kernels for 8-bit activations.
         wanted = f32
     if wanted is not None and compute_dtype(module) is not wanted:

@@ -31,6 +31,11 @@ class Vocabulary:
         return self.provider.takes(op, dtype or self.dtype)
 
     @property
+    def zero_points(self) -> bool:
+        """Whether integers may have zero points."""
+        return self.provider.blocks not in ("signed", "rows")
+
+    @property
     def blocks(self) -> Blocks:
         """How weights of few bits are stored."""
         blocks = self.provider.blocks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from irlab import integer_products
 from irlab.backends.tensorrt import codes
 from irlab.backends.tensorrt.emitter import location
 from irlab.backends.tensorrt.lowerings import LOWERINGS
@@ -23,6 +24,9 @@ from irlab.weight_uses import graphs
 PRECISIONS: Final[dict[str, DType]] = {"fp32": f32, "fp16": f16, "bf16": bf16}
 _MADE_BY: Final = "tensorrt-decompose"
 
+ABLE: Final = integer_products.Able(lambda op: op.scale > 0 and not op.zero, zero_points=False)
+"""Quantize layers have one scale, a constant, and no zero point."""
+
 
 def legalise(module: Module, precision: str, ctx: Context) -> Module:
     """Change `module` into what LOWERINGS hold. Raises LegalityError naming op and place."""
@@ -31,6 +35,7 @@ def legalise(module: Module, precision: str, ctx: Context) -> Module:
         pass_class("cast").configure({"dtype": wanted.name}).run(module, ctx)
     for graph in list(graphs(module.graph)):
         decompose(graph)
+        integer_products.prepare(graph, ABLE, "tensorrt-integers")
         graph.erase_dead()
         check(graph)
     _note_rounded_scales(module)

@@ -9,6 +9,7 @@ from irlab.backends.tensorrt import codes
 from irlab.backends.tensorrt.legalise import is_held, refusal
 from irlab.backends.tensorrt.profiles import buffered_caches
 from irlab.errors import IrlabError
+from irlab.integer_products import products
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn
 from irlab.ops.control import If
@@ -60,6 +61,12 @@ def _holding(op: Op, buffers: set[str]) -> tuple[Holding, str]:
     if isinstance(op, nn.KVUpdate):
         in_place = op.pos is not None or op.cache.name in buffers
         return "native", "a KVCacheUpdate of a buffer, in place" if in_place else "a Concatenation"
+    if isinstance(op, nn.QuantizeActivation):
+        if op.bits == 8 and products(op):
+            return "native", "Quantize and Dequantize around integers" + (
+                "" if op.scale else ", scales behind products"
+            )
+        return "emulated", "rounded in floats, which gains nothing: no weight of 8 bits under one scale a row reads it"
     if is_held(op):
         return "native", _NOTES.get(type(op), "")
     return "emulated", "by the layers that it decomposes into"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -28,6 +28,51 @@ def _low_rank_linear(
     if weight is None:
         return F.linear(thin, b.to(x.dtype), bias)
     return F.linear(x, weight.to(x.dtype), bias) + F.linear(thin, b.to(x.dtype))
+
+
+class _StraightThrough(torch.autograd.Function):
+    """`rounded` in place of x, whose gradient is that of `rounded` wherever `inside` (Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rounded: Tensor, inside: Tensor) -> Tensor:
+        ctx.save_for_backward(inside)
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        (inside,) = ctx.saved_tensors
+        return slopes[0] * inside, None, None
+
+
+def _quantize_activation(op: nn.QuantizeActivation, run: Run, x: Tensor) -> Tensor:
+    xf = x.detach().float()
+    scale, zero = _scale_and_zero(op, xf)
+    steps = torch.round(xf / scale) + zero
+    kept = steps.clamp(op.lowest, op.highest)
+    rounded = ((kept - zero) * scale).to(x.dtype)
+    if not x.requires_grad:
+        return rounded
+    through: Tensor = _StraightThrough.apply(x, rounded, kept == steps)  # type: ignore[no-untyped-call]
+    return through
+
+
+def _scale_and_zero(op: nn.QuantizeActivation, x: Tensor) -> tuple[Tensor, Tensor | int]:
+    if op.scale:
+        return torch.tensor(op.scale, device=x.device), op.zero
+    axes = (-1,) if op.per == "token" else tuple(range(x.dim()))
+
+    def over(size: Tensor, integers: int) -> Tensor:
+        return size.clamp(min=nn.LEAST_MAGNITUDE) / integers
+
+    if not op.zero and not op.dynamic_zero:
+        return over(x.abs().amax(axes, keepdim=True), op.highest), 0
+    high, low = x.amax(axes, keepdim=True), x.amin(axes, keepdim=True)
+    if not op.dynamic_zero:
+        scale = over(high, op.highest - op.zero)
+        return (torch.maximum(scale, over(-low, op.zero - op.lowest)) if op.zero > op.lowest else scale), op.zero
+    low = low.clamp(max=0)
+    scale = over(high.clamp(min=0) - low, op.highest - op.lowest)
+    return scale, torch.round(-low / scale) + op.lowest
 
 
 def _embedding(op: nn.Embedding, run: Run, ids: Tensor, weight: Tensor) -> Tensor:
@@ -182,6 +227,7 @@ def _gated_mlp(
 NN_KERNELS: Final[Table] = {
     nn.Linear: _linear,
     nn.LowRankLinear: _low_rank_linear,
+    nn.QuantizeActivation: _quantize_activation,
     nn.Embedding: _embedding,
     nn.RMSNorm: _rms_norm,
     nn.AddRMSNorm: _add_rms_norm,

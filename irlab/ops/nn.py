@@ -106,6 +106,83 @@ class LowRankLinear(NNOp, opname="nn.low_rank_linear"):
         return prim.add(linear(self.x, self.weight, self.bias), linear(thin, self.b))
 
 
+class QuantizeActivation(NNOp, opname="nn.quantize_activation"):
+    """x as integers of `bits` hold it: q = round(x / scale) + zero, cut to the integers, and (q - zero) * scale again.
+
+    With `scale` > 0 the scale is known beforehand (static), and is that of all of x. Else (dynamic) it is found in x,
+    the least that cuts nothing: for each row over the last axis (`per` "token"), or for all of x (`per` "tensor").
+    `zero` is the integer that stands for 0; it lies in the middle by default, and near the lowest for what is hardly
+    ever negative. With `dynamic_zero` it is found with the scale, so that the integers span x and 0: with 8 bits per
+    tensor what ONNX's DynamicQuantizeLinear does. Integers are signed, halves go to even, a largest magnitude with
+    `zero` 0 goes to 2^(bits-1) - 1. The scale is computed in f32, the result has the dtype of x.
+
+    An nn.linear that reads the result, with codes of 8 bits under one scale a row, is a product of integers to those
+    backends that multiply integers.
+    """
+
+    x: Value
+    bits: int = 8
+    per: str = "token"
+    scale: float = 0.0
+    zero: int = 0
+    dynamic_zero: bool = False
+
+    @property
+    def lowest(self) -> int:
+        return -(1 << (self.bits - 1))
+
+    @property
+    def highest(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    def infer(self) -> TensorType:
+        x = require_float(self, self.x)
+        require(self, x.rank >= 1, "x must have an axis")
+        require(self, 2 <= self.bits <= 16, "bits must be from 2 to 16")
+        require(self, self.per in ("token", "tensor"), 'per must be "token" or "tensor"')
+        require(self, 0 <= self.scale < float("inf"), "the scale must be positive, or 0 where it is found in x")
+        require(self, not self.scale or self.per == "tensor", 'a scale that is given is per "tensor"')
+        require(self, self.lowest <= self.zero < self.highest, "the zero point is outside the integers")
+        require(self, not self.dynamic_zero or not (self.scale or self.zero), "a zero point that is found is not given")
+        return tensor(x.dtype, x.shape)
+
+    def decompose(self) -> Value:
+        xf = _in_f32(self.x)
+        scale, zero = self.scale_and_zero(xf)
+        steps = prim.round(prim.div(xf, scale))
+        steps = steps if zero is None else prim.add(steps, zero)
+        steps = prim.minimum(prim.maximum(steps, _like(float(self.lowest), xf)), _like(float(self.highest), xf))
+        steps = steps if zero is None else prim.sub(steps, zero)
+        return _to_dtype_of(prim.mul(steps, scale), self.x)
+
+    def scale_and_zero(self, xf: Value) -> tuple[Value, Value | None]:
+        """The scale and the zero point, None where that is 0, as f32 that broadcast with `xf`, which is x in f32."""
+        zero = _like(float(self.zero), xf) if self.zero else None
+        if self.scale:
+            return _like(self.scale, xf), zero
+        axes = (-1,) if self.per == "token" else tuple(range(xf.type.rank))
+
+        def over(size: Value, integers: int) -> Value:
+            return prim.div(prim.maximum(size, _like(LEAST_MAGNITUDE, xf)), _like(float(integers), xf))
+
+        if zero is None and not self.dynamic_zero:
+            return over(prim.max(prim.abs(xf), axes), self.highest), None
+        high, low = prim.max(xf, axes), prim.min(xf, axes)
+        if not self.dynamic_zero:
+            scale = over(high, self.highest - self.zero)
+            if self.zero > self.lowest:
+                scale = prim.maximum(scale, over(prim.neg(low), self.zero - self.lowest))
+            return scale, zero
+        none = _like(0.0, xf)
+        low = prim.minimum(low, none)
+        scale = over(prim.sub(prim.maximum(high, none), low), self.highest - self.lowest)
+        return scale, prim.add(prim.round(prim.div(prim.neg(low), scale)), _like(float(self.lowest), xf))
+
+
+LEAST_MAGNITUDE = 1e-30
+"""What the largest magnitude of x is taken to be where it is less: a scale must not be 0."""
+
+
 def decode(weight: Value, like: Value) -> Value:
     """`weight` as plain numbers in the dtype of `like`."""
     return weight if weight.type.encoding is None else prim.cast(weight, like.type.dtype)
@@ -463,6 +540,7 @@ class AddRMSNorm(NNOp, opname="nn.add_rms_norm"):
 
 linear, embedding = expression(Linear), expression(Embedding)
 low_rank_linear = expression(LowRankLinear)
+quantize_activation = expression(QuantizeActivation)
 add_rms_norm = expressions(AddRMSNorm)
 rms_norm, layer_norm = expression(RMSNorm), expression(LayerNorm)
 rope, attention, kv_update = expression(Rope), expression(Attention), expression(KVUpdate)

@@ -65,6 +65,7 @@ _OF_CLASS: Final[dict[type, str]] = {
     nn.KVUpdate: "cache",
     nn.Gelu: "elementwise",
     nn.Silu: "elementwise",
+    nn.QuantizeActivation: "elementwise",
     prim.Conv: "convolution",
     prim.MaxPool: "reduction",
     prim.AvgPool: "reduction",

@@ -12,6 +12,7 @@ from irlab.backends.onnx.lowerings import (
     calls,
     control,
     hybrid,
+    integer,
     layout,
     microsoft,
     neural,
@@ -26,6 +27,7 @@ STANDARD: dict[type[Op], Lowering] = {
     **layout.LOWERINGS,
     **windows.LOWERINGS,
     **neural.LOWERINGS,
+    **integer.LOWERINGS,
     **attention.LOWERINGS,
     **control.LOWERINGS,
     **calls.LOWERINGS,
@@ -59,4 +61,5 @@ def lowerings(vocabulary: Vocabulary) -> dict[type[Op], Lowering]:
             chosen.pop(cls, None)
         else:
             chosen[cls] = found
+    chosen[nn.Linear] = integer.linear(chosen[nn.Linear])
     return chosen

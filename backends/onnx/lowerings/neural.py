@@ -96,7 +96,6 @@ def _softmax(op: nn.Softmax, e: Emitter) -> None:
 
 
 LOWERINGS: Final[dict[type[Op], Lowering]] = {
-    nn.Linear: linear,
     nn.Embedding: embedding,
     nn.RMSNorm: rms_norm,
     nn.LayerNorm: layer_norm,

@@ -223,6 +223,12 @@ def _dequantize(layer: ILayer, x: Operands) -> list[Any]:
     return [codes * scale]
 
 
+def _quantize(layer: ILayer, x: Operands) -> list[Any]:
+    if x[1].ndim or _word(layer.get_output(0).dtype) != "INT8":
+        raise ValueError(f"layer '{layer.name}' is not INT8 under one scale")
+    return [np.clip(np.rint(_f32(x[0]) / _f32(x[1])), -128, 127)]
+
+
 def _gather(layer: ILayer, x: Operands) -> list[Any]:
     values, indices = x[0], x[1]
     if indices.size and not -values.shape[layer.axis] <= indices.min() <= indices.max() < values.shape[layer.axis]:
@@ -287,6 +293,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     "MATRIX_MULTIPLY": _matrix_multiply,
     "NORMALIZATION": _normalization,
     "POOLING": pooling,
+    "QUANTIZE": _quantize,
     "REDUCE": _reduce,
     "ROTARY_EMBEDDING": _rotary,
     "SCATTER": _scatter,

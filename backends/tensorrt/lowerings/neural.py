@@ -7,6 +7,7 @@ from typing import Final
 from irlab.backends.tensorrt.emitter import Emitter, Lowering
 from irlab.backends.tensorrt.library import ITensor, load
 from irlab.backends.tensorrt.lowerings.arithmetic import elementwise, unary
+from irlab.backends.tensorrt.numbers import trt_type
 from irlab.ir import Op, Value, Weight
 from irlab.ops import nn, prim
 from irlab.types import DType, f32
@@ -28,6 +29,14 @@ def _linear(op: nn.Linear, e: Emitter) -> None:
     if op.bias is not None:
         y = elementwise(e, "SUM", y, e.widened(op.bias, rank))
     e.bind(op.result, y)
+
+
+def _quantize_activation(op: nn.QuantizeActivation, e: Emitter) -> None:
+    """A Quantize layer under a constant scale, and a Dequantize: the builder multiplies integers where a product of
+    decoded weights follows."""
+    scale = e.number(op.scale, op.x.type.dtype)
+    integers = e.tensor("quantize", e[op.x], scale, load().int8)
+    e.result(op, "dequantize", integers, scale, trt_type(op.x.type.dtype))
 
 
 def matrix(e: Emitter, weight: Value, dtype: DType) -> ITensor:
@@ -76,6 +85,7 @@ def _softmax(op: nn.Softmax, e: Emitter) -> None:
 LOWERINGS: Final[dict[type[Op], Lowering]] = {
     prim.MatMul: _matmul,
     nn.Linear: _linear,
+    nn.QuantizeActivation: _quantize_activation,
     nn.Embedding: _embedding,
     nn.LayerNorm: _layer_norm,
     nn.Softmax: _softmax,

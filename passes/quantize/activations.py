@@ -1,0 +1,206 @@
+"""The quantize-activations pass: what matrices read is rounded to 8 bits, and matrices are stored in 8 (W8A8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from irlab.encodings import Encoding, IntegerEncoding
+from irlab.errors import InputError, UsageError
+from irlab.histogram import Choice, InputHistogram, Range
+from irlab.ir import Graph, Module, Op, Value, Weight
+from irlab.ops import nn, prim
+from irlab.ops.nn import NNOp
+from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
+from irlab.passmgr import Context, Pass
+from irlab.types import f32, tensor
+from irlab.weight_uses import graphs
+
+WEIGHTS: Final = IntegerEncoding(8, True, 0, f32)
+"""One scale a row: what runtimes multiply as integers."""
+
+LOWEST, HIGHEST = -128, 127
+
+_MADE_BY: Final = "quantize-activations"
+
+_HARDLY_NEGATIVE: Final[dict[type[Op], int]] = {nn.Gelu: -112, nn.Silu: -112, prim.Relu: LOWEST}
+"""The zero point for what an activation function gives: gelu and silu are bounded below by -0.17 and -0.28."""
+
+_ANY: Final = tensor(f32, (1, 1))
+
+
+@dataclass(frozen=True)
+class QuantizeActivations(
+    Pass,
+    name="quantize-activations",
+    exactness="lossy",
+    requires={"fuse": "it looks for nn.linear"},
+    before={"decompose": "it looks for nn.linear"},
+    per_layer=("scheme",),
+):
+    """Rounds what matrices read to 8 bits, and stores matrices in 8 bits: W8A8, products of integers.
+
+        y = nn.linear(x, @w)     ->     q = nn.quantize_activation(x) {per="token"}
+                                        y = nn.linear(q, @w)            @w : q<int8, sym, group=0, scale=f32>[...]
+
+    ONNX Runtime and TensorRT multiply the integers. llama.cpp rounds activations by itself, to 8 bits in blocks of 32,
+    for every encoded matrix: emit GGUF without this pass. Run smooth-quant before.
+
+    `scheme`: int8, or none for layers to leave alone. `mode`: dynamic finds scales in the activations when the model
+    runs, static beforehand, on calibration data. `per`: dynamic scales for each token (the default), or for all tokens
+    at once: faster, and much less precise where tokens differ in size. Static scales are for all tokens.
+    `sym`: true has 0 in the middle of the integers; false spends all integers on the range that there is (dynamic: with
+    the minimum of each token as well, which costs time; static: no more); without it, 0 is moved down behind
+    activation functions that are hardly ever negative, if all targets hold that.
+    `weights`: how matrices that are still floats are stored: int8, with a scale for each row, or none: as they are, and
+    activations are rounded for all of them. Matrices that quantize has encoded stay as they are.
+    `embeddings`: int8 stores tables that are tied to an output head too; the head is then a product of integers.
+    `range`: what a static scale covers: max, percentile (of magnitudes, as `percentile` says), or mse, the range of the
+    least squared error. `exclude`: names of weights to leave alone (`*` and `?` match).
+    """
+
+    scheme: Literal["int8", "none"] = "int8"
+    mode: Literal["dynamic", "static"] = "dynamic"
+    per: Literal["token", "tensor"] | None = None
+    sym: bool | None = None
+    weights: Literal["int8", "none"] = "int8"
+    embeddings: Literal["int8", "none"] = "none"
+    range: Choice = "mse"
+    percentile: float = 99.99
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode == "static" and self.per == "token":
+            raise UsageError(
+                "quantize-activations{mode=static per=token}: the scale of a token is not known beforehand",
+                "leave per out, or choose mode=dynamic",
+            )
+        if not 50 < self.percentile <= 100:
+            raise UsageError(f"quantize-activations{{percentile={self.percentile:g}}}: a percentile is from 50 to 100")
+
+    def run(self, module: Module, ctx: Context) -> None:
+        require_matches(self.exclude, module, self.name)
+        self._encode(module, ctx)
+        rounding = Rounding(self, ctx, self._zero_points(ctx))
+        if self.mode == "static" and not ctx.is_plan:
+            rounding.histograms = ctx.analysis(InputHistogram)
+        count = sum(rounding.apply(graph) for graph in graphs(module.graph))
+        if not count:
+            raise InputError(
+                "quantize-activations: no linear layer has a matrix of 8 bits", "run fuse before it, or embeddings=int8"
+            )
+        ctx.note_rewrites({"round": count})
+
+    def wants(self, weight: Value) -> bool:
+        """Whether the inputs of this matrix are to be rounded."""
+        if not isinstance(weight.op, Weight):
+            return False
+        symbol = weight.op.symbol
+        kept = self.at(symbol.name).scheme == "none" or excluded(symbol.name, self.exclude)
+        # To round for a matrix of floats would cost quality and give nothing.
+        return not kept and (symbol.type.encoding is not None or self.weights == "none")
+
+    def _encode(self, module: Module, ctx: Context) -> None:
+        """Store the matrices that are still floats in 8 bits."""
+        roles = {Role.MATRIX: self.weights, Role.EMBEDDING: self.embeddings}
+        chosen: dict[str, Encoding] = {}
+        for candidate in candidates(module.graph):
+            name = candidate.symbol.name
+            left = self.at(name).scheme == "none" or excluded(name, self.exclude)
+            if roles[candidate.role] == "int8" and not left:
+                chosen[name] = WEIGHTS
+        encode_weights(module.graph, chosen)
+        ctx.note_rewrites({"encode": len(chosen)})
+
+    def _zero_points(self, ctx: Context) -> bool:
+        """Whether 0 may lie off the middle. Raises InputError where a target cannot hold what is asked for."""
+        x = Graph().input("x", _ANY)
+        allowed = self.sym is not True
+        for backend in () if ctx.is_plan else ctx.backends():
+            plain, moved = (self._refused(backend.activation_refusal, zero, x) for zero in (False, True))
+            if plain or (moved and self.sym is False):
+                raise InputError(
+                    f"quantize-activations: {backend.name} cannot hold it: {plain or moved}",
+                    f"emit {backend.name} in a run without it" if plain else "leave sym out",
+                )
+            allowed = allowed and not moved
+        return allowed
+
+    def _refused(self, ask: Any, moved: bool, x: Value) -> str:
+        static = self.mode == "static"
+        attributes: dict[str, Any] = {"scale": 1.0} if static else {}
+        attributes["per"] = "tensor" if static else self.per or "token"
+        if moved:
+            attributes |= {"dynamic_zero": True} if self.sym is False and not static else {"zero": LOWEST}
+        op = nn.quantize_activation(x, **attributes).op
+        refusal: str = ask(op)
+        return refusal
+
+
+@dataclass
+class Rounding:
+    """Puts the ops into graphs. `zero_points`: 0 may lie off the middle of the integers."""
+
+    options: QuantizeActivations
+    ctx: Context
+    zero_points: bool
+    histograms: Mapping[str, InputHistogram] = field(default_factory=dict)
+
+    def apply(self, graph: Graph) -> int:
+        """Round what the matrices of one graph read; returns the number of ops made."""
+        for op in graph.ops():
+            if isinstance(op, NNOp) and not isinstance(op, nn.Linear) and op.matrices and self._wants_some(op):
+                values = op.decompose()
+                graph.replace(op, *(values if isinstance(values, tuple) else (values,)), made_by=_MADE_BY)
+        made: dict[Value, Value] = {}
+        for linear in graph.find(nn.Linear):
+            x = linear.x
+            if not self.options.wants(linear.weight) or isinstance(x.op, nn.QuantizeActivation):
+                continue
+            if x not in made:
+                made[x] = self._rounded(linear)
+            graph.set_operand(linear, 0, made[x])
+        return len(made)
+
+    def _wants_some(self, op: NNOp) -> bool:
+        operands = [op.operands[op.operand_names.index(name)] for name in op.matrices]
+        return any(value is not None and self.options.wants(value) for value in operands)
+
+    def _rounded(self, linear: nn.Linear) -> Value:
+        options, x = self.options, linear.x
+        if options.mode == "static":
+            return self._static(linear)
+        per = options.per or "token"
+        if options.sym is False:
+            return nn.quantize_activation(x, per=per, dynamic_zero=True)
+        return nn.quantize_activation(x, per=per, zero=usual_zero(x) if self.zero_points else 0)
+
+    def _static(self, linear: nn.Linear) -> Value:
+        assert isinstance(linear.weight.op, Weight)
+        name = linear.weight.op.symbol.name
+        histogram = self.histograms.get(name)
+        if histogram is None:
+            if not self.ctx.is_plan:
+                raise InputError(
+                    f"quantize-activations: calibration saw no input of '{name}'",
+                    f"choose mode=dynamic, or exclude={name}",
+                )
+            return nn.quantize_activation(linear.x, per="tensor", scale=1.0)
+        integers = HIGHEST - LOWEST + 1
+        found = histogram.range(self.options.range, self.options.percentile, integers, not self.zero_points)
+        self.ctx.record.layers.setdefault(name, {})["input_error"] = histogram.error(found, integers) ** 0.5
+        return nn.quantize_activation(linear.x, per="tensor", **static_scale(found, self.zero_points))
+
+
+def static_scale(found: Range, zero_points: bool) -> dict[str, Any]:
+    """Scale and zero point, as attributes, that hold a range."""
+    if not zero_points:
+        return {"scale": max(found.high, nn.LEAST_MAGNITUDE) / HIGHEST}
+    scale = max(found.high - found.low, nn.LEAST_MAGNITUDE) / (HIGHEST - LOWEST)
+    return {"scale": scale, "zero": min(HIGHEST - 1, LOWEST + round(-found.low / scale))}
+
+
+def usual_zero(x: Value) -> int:
+    """The zero point that suits x by what makes it: near the lowest behind a function that is hardly ever negative."""
+    return _HARDLY_NEGATIVE.get(type(x.op), 0) if x.op is not None else 0
