@@ -8,7 +8,7 @@ columns of the weights that read them multiplied. Here s is rounded to a power o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -62,7 +62,7 @@ class SmoothQuant(
     """
 
     alpha: float | Literal["search"] = 0.5
-    copy_norms: bool = True
+    copy_norms: bool = field(default=True, metadata={"text": "copy-norms"})
 
     def __post_init__(self) -> None:
         if self.alpha != "search" and not 0 <= self.alpha <= 1:

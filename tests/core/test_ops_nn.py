@@ -279,6 +279,83 @@ def test_an_op_without_a_kernel_runs_as_its_decomposition() -> None:
     assert evaluate(graph, {"x": [1.0, 2.0]})["y"].tolist() == [-2.0, -4.0]
 
 
+ROUNDINGS: list[dict[str, Any]] = [
+    {},
+    {"zero": -112},
+    {"zero": -128},
+    {"dynamic_zero": True},
+    {"bits": 4},
+    {"per": "tensor"},
+    {"per": "tensor", "dynamic_zero": True},
+    {"per": "tensor", "scale": 0.01},
+    {"per": "tensor", "scale": 0.01, "zero": 20},
+]
+
+
+@settings(max_examples=30, deadline=None)
+@given(kind=FLOATS, options=st.sampled_from(ROUNDINGS), leading=st.sampled_from([(), (3,), (2, 3)]))
+def test_quantize_activation(kind: str, options: dict[str, Any], leading: tuple[int, ...]) -> None:
+    b = Builder()
+    x = b.x(kind, *leading, 16)
+    b.compare(nn.quantize_activation(x, **options), kind)
+
+
+def rounded(values: Any, **options: Any) -> torch.Tensor:
+    graph = Graph()
+    x = torch.as_tensor(values)
+    value = graph.input("x", tensor(f32, tuple(x.shape)))
+    graph.set_outputs({"y": nn.quantize_activation(value, **options)})
+    return Program(graph)({"x": x})["y"]
+
+
+def test_a_token_has_its_own_scale_and_halves_go_to_even() -> None:
+    x = torch.tensor([[127.0, 0.5, 1.5, -3.2], [0.0127, 0.00005, -0.00015, 0.0]])
+    expected = torch.tensor([[127.0, 0.0, 2.0, -3.0], [0.0127, 0.0, -0.0002, 0.0]])
+    torch.testing.assert_close(rounded(x), expected, rtol=1e-6, atol=1e-9)
+    # Under one scale for both, the second row vanishes.
+    assert (rounded(x, per="tensor")[1] == 0).all()
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    for options in ROUNDINGS[:7]:
+        assert (rounded(torch.zeros(2, 4), **options) == 0).all()
+
+
+def test_a_zero_point_near_the_lowest_halves_the_step() -> None:
+    x = torch.rand(1, 64, generator=torch.Generator().manual_seed(0))
+    errors = [float((rounded(x, zero=zero) - x).abs().max()) for zero in (0, -128)]
+    assert errors[1] < 0.55 * errors[0]
+    # 0 is held exactly, and what is negative is cut.
+    assert rounded([[0.0, -5.0, 2.55]], zero=-128).tolist() == [[0.0, 0.0, pytest.approx(2.55)]]
+
+
+def test_given_scales_cut_what_lies_outside() -> None:
+    got = rounded([1.0, 200.0, -200.0, 0.26], per="tensor", scale=1.0)
+    assert got.tolist() == [1.0, 127.0, -128.0, 0.0]
+    assert rounded([1.0, 200.0, -200.0], per="tensor", scale=1.0, zero=28).tolist() == [1.0, 99.0, -156.0]
+
+
+def test_dynamic_zero_is_what_onnx_specifies() -> None:
+    """The example of DynamicQuantizeLinear in the ONNX specification, with its unsigned integers."""
+    x = np.array([0, 2, -3, -2.5, 1.34, 0.5], np.float32)
+    scale = np.float32(5.0 / 255)
+    zero = np.rint(3.0 / scale)
+    expected = (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
+    got = rounded(x, per="tensor", dynamic_zero=True).numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_gradients_pass_straight_through_where_nothing_is_cut() -> None:
+    graph = Graph()
+    value_ = graph.input("x", tensor(f32, (1, 3)))
+    graph.set_outputs({"y": nn.quantize_activation(value_, per="tensor", scale=0.1)})
+    x = torch.tensor([[0.33, 100.0, -1.0]], requires_grad=True)
+    y = Program(graph)({"x": x})["y"]
+    (y * torch.tensor([[1.0, 2.0, 3.0]])).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [[1.0, 0.0, 3.0]]
+    torch.testing.assert_close(y.detach(), torch.tensor([[0.3, 12.7, -1.0]]))
+
+
 def value(kind: str, *shape: int) -> Value:
     return Graph().input("x", tensor(kind, shape))
 
@@ -302,6 +379,13 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("a and b must be", lambda: nn.low_rank_linear(value("f32", 3), *[value("f32", 2, 3)] * 2)),
     ("must be [out, in]", lambda: low_rank((2, 3), (4, 2), value("f32", 4, 4))),
     ("weights and x differ", lambda: low_rank((2, 3), (4, 2), value("bf16", 4, 3))),
+    ("must be positive", lambda: nn.quantize_activation(value("f32", 3), per="tensor", scale=-1.0)),
+    ('is per "tensor"', lambda: nn.quantize_activation(value("f32", 3), scale=1.0)),
+    ("per must be", lambda: nn.quantize_activation(value("f32", 3), per="channel")),
+    ("bits must be", lambda: nn.quantize_activation(value("f32", 3), bits=1)),
+    ("outside the integers", lambda: nn.quantize_activation(value("f32", 3), zero=200)),
+    ("is not given", lambda: nn.quantize_activation(value("f32", 3), zero=3, dynamic_zero=True)),
+    ("floating-point operand", lambda: nn.quantize_activation(value("i64", 3))),
     ("do not fit together", lambda: nn.gated_mlp(value("f32", 3), *[value("f32", 4, 3)] * 3)),
     ("activation must be", lambda: nn.gated_mlp(value("f32", 3), *[value("f32", 3, 3)] * 3, activation="tanh")),
 ]

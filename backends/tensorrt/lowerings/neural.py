@@ -34,7 +34,7 @@ def _linear(op: nn.Linear, e: Emitter) -> None:
 def _quantize_activation(op: nn.QuantizeActivation, e: Emitter) -> None:
     """A Quantize layer under a constant scale, and a Dequantize: the builder multiplies integers where a product of
     decoded weights follows."""
-    scale = e.number(op.scale, op.x.type.dtype)
+    scale = e.number(op.scale, f32)
     integers = e.tensor("quantize", e[op.x], scale, load().int8)
     e.result(op, "dequantize", integers, scale, trt_type(op.x.type.dtype))
 
