@@ -377,7 +377,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("0 or positive", lambda: attention((1, 2, 2, 4), (1, 2, 2, 4), window=-1)),
     ("differ off the length", lambda: nn.kv_update(value("f32", 1, 2, 3, 4), value("f32", 1, 3, 3, 4))),
     ("a and b must be", lambda: nn.low_rank_linear(value("f32", 3), *[value("f32", 2, 3)] * 2)),
-    ("must be [out, in]", lambda: low_rank((2, 3), (4, 2), value("f32", 4, 4))),
+    (r"must be \[out, in\]", lambda: low_rank((2, 3), (4, 2), value("f32", 4, 4))),
     ("weights and x differ", lambda: low_rank((2, 3), (4, 2), value("bf16", 4, 3))),
     ("must be positive", lambda: nn.quantize_activation(value("f32", 3), per="tensor", scale=-1.0)),
     ('is per "tensor"', lambda: nn.quantize_activation(value("f32", 3), scale=1.0)),
