@@ -21,6 +21,9 @@ VARIANTS: dict[str, Llama] = {
     "window": Llama(window=3),
     "softcap": Llama(softcap=0.5, activation="gelu_tanh"),
     "no_rope": Llama(rope=False, kv_heads=4),
+    "per_layer": Llama(heads=(4, 3), kv_heads=(2, 1), ffn=(96, 40)),
+    "head_sizes": Llama(head_dim=(16, 32)),
+    "no_attention_or_mlp": Llama(layers=3, heads=(4, 0, 2), kv_heads=(2, 0, 1), ffn=(96, 64, 0)),
 }
 TOLERANCE = {"fp32": 2e-5, "fp16": 1e-2, "bf16": 6e-2}
 
@@ -45,9 +48,9 @@ def test_variants(name: str) -> None:
     assert set(network.buffers.values()) == {f"present.{n}.{part}" for n in (0, 1) for part in ("key", "value")}
     buffers: dict[str, np.ndarray] = {}
     growing = {
-        f"past_key_values.{n}.{part}": np.zeros((2, model.kv_heads, 0, 16), np.float32)
-        for n in range(model.layers)
-        for part in ("key", "value")
+        value.name: np.zeros((2, value.type.shape[1], 0, value.type.shape[3]), np.float32)
+        for value in model.module().graph.inputs
+        if value.name.startswith("past_key_values.")
     }
     for step in steps(model, 2):
         found = evaluated(network, step | buffers)
@@ -67,6 +70,11 @@ def test_precisions_build(precision: str, tmp_path: Path) -> None:
     targets = ("sm80", "sm89", "sm120")
     step = steps(model, 2)[0]
     check(model.module(), step, TOLERANCE[precision], tmp_path, targets, precision=precision, max_past=64)
+
+
+def test_engines_are_built_where_layers_differ(tmp_path: Path) -> None:
+    model = VARIANTS["per_layer"]
+    check(model.module(), steps(model, 2)[0], TOLERANCE["fp16"], tmp_path, ("sm80",), precision="fp16", max_past=64)
 
 
 def test_native_layers_are_used() -> None:
