@@ -37,7 +37,8 @@ class Pass(Configurable, ABC):
     `exactness` is what the pass promises of the numbers: "exact", "close" (within `rtol`, by reordered arithmetic) or
     "lossy". `requires` names passes that must have run before and are inserted if they have not, `before` passes that
     this one may not follow; each with the reason, which users are told. `per_layer` names the options that may differ
-    between layers: such a pass asks `self.at(name)` for the options of a weight or module.
+    between layers: such a pass asks `self.at(name)` for the options of a weight or module. `saves_work` says that the
+    pass is there to leave out work (pruning, sparsity, low rank): what that gains is measured by `--measure-speed`.
     """
 
     exactness: ClassVar[Exactness] = "exact"
@@ -45,6 +46,7 @@ class Pass(Configurable, ABC):
     requires: ClassVar[Mapping[str, str]] = {}
     before: ClassVar[Mapping[str, str]] = {}
     per_layer: ClassVar[tuple[str, ...]] = ()
+    saves_work: ClassVar[bool] = False
     layers: Overlay = Overlay()
 
     def __init_subclass__(
@@ -55,12 +57,14 @@ class Pass(Configurable, ABC):
         requires: Reasons = (),
         before: Reasons = (),
         per_layer: tuple[str, ...] = (),
+        saves_work: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
         if name:
             cls.name, cls.exactness, cls.per_layer = name, exactness, per_layer
             cls.requires, cls.before = _reasons(requires), _reasons(before)
+            cls.saves_work = cls.saves_work if saves_work is None else saves_work
             cls.rtol = rtol if exactness == "close" else 0.0
 
     @abstractmethod

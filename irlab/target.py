@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from .errors import InputError
 from .ir import Module
@@ -64,6 +64,13 @@ class PlanRow:
     note: str = ""
 
 
+class Speed(NamedTuple):
+    """Tokens per second: of a prompt, and of what is decoded after it one by one."""
+
+    prompt: float
+    decode: float
+
+
 class Runtime(ABC):
     """Runs what a backend wrote, in the real runtime; in a child process where that may abort."""
 
@@ -80,6 +87,12 @@ class Runtime(ABC):
     @abstractmethod
     def greedy(self, out: Path, prompt: Sequence[int], count: int) -> list[int]:
         """`count` greedily chosen tokens after `prompt`."""
+
+    measures_speed: ClassVar[bool] = False
+
+    def speed(self, out: Path, prompt: int, new: int) -> Speed:
+        """How fast a prompt of `prompt` tokens and `new` tokens after it run, once warm, if `measures_speed`."""
+        raise NotImplementedError(f"{self.name} measures no speed")
 
 
 class Backend(Configurable, ABC):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from irlab.ir import Module
 from irlab.options import Bytes
 from irlab.passmgr import Context
-from irlab.target import Backend, PlanRow, Runtime
+from irlab.target import Backend, PlanRow, Runtime, Speed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,6 +197,7 @@ class LlamaCppRuntime(Runtime):
     """llama.cpp, from the xllamacpp wheel, in a child process."""
 
     name = "llama.cpp"
+    measures_speed = True
 
     def __init__(self, adapter: str = "") -> None:
         """`adapter`: the suffix, in place of the file's own, of a LoRA adapter to run it with."""
@@ -218,6 +219,14 @@ class LlamaCppRuntime(Runtime):
 
         with LlamaCpp() as llama:
             return llama.greedy(_file(out), prompt, count, adapter=self._beside(out))
+
+    def speed(self, out: Path, prompt: int, new: int) -> Speed:
+        from irlab.backends.gguf.llama_cpp import LlamaCpp
+
+        with LlamaCpp() as llama:
+            file, beside = _file(out), self._beside(out)
+            rates = llama.speed(file, prefill=prompt, decode=new, repeats=1, seconds=0.5, adapter=beside)
+        return Speed(rates["prefill"], rates["decode"])
 
     def _beside(self, out: Path) -> Path | None:
         return out.with_suffix(self._adapter) if self._adapter else None

@@ -120,12 +120,13 @@ class LlamaCpp:
         prefill: int = 128,
         decode: int = 64,
         repeats: int = 3,
+        seconds: float = 0.0,
         adapter: Path | None = None,
     ) -> dict[str, float]:
         """Median tokens per second, `{"prefill": ..., "decode": ...}`, of a prompt and a continuation this long, with
-        llama.cpp's default settings."""
+        llama.cpp's default settings; over `repeats`, and over more until `seconds` have passed."""
         self._load(path, adapter=adapter)
-        answer = self._ask("speed", prefill=prefill, decode=decode, repeats=repeats)
+        answer = self._ask("speed", prefill=prefill, decode=decode, repeats=repeats, seconds=seconds)
         return {"prefill": answer["prefill"], "decode": answer["decode"]}
 
     def _load(self, path: str | Path, *, vocab_only: bool = False, adapter: Path | None = None) -> None:

@@ -196,12 +196,13 @@ class Llama:
                     self._decode(context, [token], len(ids) + len(out) - 1, every=False)
         return {"tokens": out}
 
-    def speed(self, prefill: int, decode: int, repeats: int) -> dict[str, Any]:
-        """Medians over `repeats` of tokens per second, after one unmeasured round."""
+    def speed(self, prefill: int, decode: int, repeats: int, seconds: float) -> dict[str, Any]:
+        """Medians over `repeats` of tokens per second, after one unmeasured round; over more until `seconds` passed."""
         prompt = [index % self._vocab_size() for index in range(1, prefill + 1)]
         rates: dict[str, list[float]] = {"prefill": [], "decode": []}
         with self._context(prefill + decode, exact=False) as context:
-            for round_ in range(repeats + 1):
+            begun, rounds = time.perf_counter(), 0
+            while rounds <= repeats or time.perf_counter() - begun < seconds:
                 self._lib.llama_memory_clear(self._lib.llama_get_memory(context), True)
                 started = time.perf_counter()
                 self._prefill(context, prompt)
@@ -209,9 +210,10 @@ class Llama:
                 for step in range(decode):
                     self._decode(context, [prompt[step % prefill]], prefill + step, every=False)
                 done = time.perf_counter()
-                if round_:
+                if rounds:
                     rates["prefill"].append(prefill / (prefilled - started))
                     rates["decode"].append(decode / (done - prefilled))
+                rounds += 1
         return {name: statistics.median(values) for name, values in rates.items()}
 
     # Pieces of the above.

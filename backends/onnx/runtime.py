@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from irlab.backends.onnx.providers import require_provider
 from irlab.errors import CheckError
-from irlab.target import Runtime
+from irlab.target import Runtime, Speed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ class OnnxRuntime(Runtime):
     A provider that is not installed is stood in for by the CPU's, under a name that says so; OpenVINO runs what is
     written for it where the package openvino is installed. `fixed`: the file takes prompts of one length only.
     """
+
+    measures_speed = True
 
     def __init__(self, ep: str = "cpu", fixed: bool = False) -> None:
         provider = require_provider(ep).runtime_name
@@ -52,6 +54,10 @@ class OnnxRuntime(Runtime):
     def greedy(self, out: Path, prompt: Sequence[int], count: int) -> list[int]:
         answer = self._run(out, {"task": "greedy", "prompt": list(prompt), "count": count})
         return [int(token) for token in answer["tokens"]]
+
+    def speed(self, out: Path, prompt: int, new: int) -> Speed:
+        rates = self._run(out, {"task": "speed", "prompt": prompt, "new": new, "seconds": 0.5})
+        return Speed(rates["prompt"], rates["decode"])
 
     def _run(self, out: Path, request: dict[str, Any]) -> dict[str, Any]:
         """What the worker answers; CheckError with its last words where it fails or dies."""

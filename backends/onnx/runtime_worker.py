@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -26,7 +29,9 @@ def main() -> None:
         session = Session(engine(directory))
         found = {f"p{i}": next(session.steps(p, []))[0] for i, p in enumerate(request["prompts"])}
         np.savez(request["result"], allow_pickle=False, **found)
-    elif (directory / CONFIG_FILE).is_file() and request["engine"] == "onnxruntime":
+    elif request["task"] == "speed":
+        answer = speed(directory, request)
+    elif _by_genai(directory, request):
         answer["tokens"] = genai_greedy(directory, request["prompt"], request["count"])
     else:
         answer["tokens"] = Session(engine(directory)).greedy(request["prompt"], request["count"])
@@ -110,6 +115,13 @@ class Session:
             fresh = more[-1:]
             past, tokens = (past + len(tokens), fresh) if cache else (0, [*tokens, *fresh])
 
+    def fed_steps(self, prompt: list[int]) -> Iterator[None]:
+        """A step for the prompt, then one for each token after it, which is always the same."""
+        more: list[int] = []
+        for _ in self.steps(prompt, more):
+            yield
+            more.append(1)
+
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         """`count` tokens after `prompt`, each the likeliest."""
         chosen: list[int] = []
@@ -133,6 +145,51 @@ class Session:
             (_, heads, _, width), dtype = self._inputs[name]
             feed[name] = cache.get(name, np.zeros((1, heads, 0, width), dtype))
         return feed
+
+
+def _by_genai(directory: Path, request: dict[str, Any]) -> bool:
+    return (directory / CONFIG_FILE).is_file() and request["engine"] == "onnxruntime"
+
+
+def speed(directory: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Medians of tokens per second of a prompt and of the tokens after it, after one unmeasured round: as
+    onnxruntime-genai runs it where the directory has its configuration."""
+    prompt, new = [1] * request["prompt"], request["new"]
+    if _by_genai(directory, request):
+        import onnxruntime_genai as og
+
+        run = partial(genai_steps, og.Model(str(directory)), prompt, new)
+    else:
+        run = partial(Session(ENGINES[request["engine"]](directory)).fed_steps, prompt)
+    rates: dict[str, list[float]] = {"prompt": [], "decode": []}
+    begun, warm = time.perf_counter(), False
+    while not rates["prompt"] or time.perf_counter() - begun < request["seconds"]:
+        steps = run()
+        started = time.perf_counter()
+        next(steps)
+        prompted = time.perf_counter()
+        for _ in range(new):
+            next(steps)
+        done = time.perf_counter()
+        if warm:
+            rates["prompt"].append(len(prompt) / (prompted - started))
+            rates["decode"].append(new / (done - prompted))
+        warm = True
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def genai_steps(model: Any, prompt: list[int], new: int) -> Iterator[None]:
+    """A step for the prompt, then one for each token after it."""
+    import onnxruntime_genai as og
+
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(prompt) + new, do_sample=False)
+    generator = og.Generator(model, params)
+    tokens = prompt
+    while True:
+        generator.append_tokens(tokens)
+        yield
+        tokens = [1]
 
 
 def genai_greedy(directory: Path, prompt: list[int], count: int) -> list[int]:

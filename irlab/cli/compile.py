@@ -61,6 +61,7 @@ def compile_input(args: argparse.Namespace) -> int:
         module = lift(args)
         require_model(args, module)
         fingerprint = model_fingerprint(module) if args.save_recipe else ""
+    measurements.before_passes(module)
     try:
         records = manager.run(module)
     except Exception:
@@ -258,6 +259,7 @@ def _write_report(
         "bytes": {str(e.out): e.bytes for e in emitted},
         "seconds": {str(e.out): e.seconds for e in emitted},
         "quality": measurements.found,
+        "speed": measurements.speeds,
         "timing": ctx.clock.total().as_dict(),
         "statistics": found.as_dict(),
     }

@@ -1,4 +1,4 @@
-"""What do --calibration and --eval ask for, and what is said about the quality that was measured?"""
+"""What do --calibration, --eval and --measure-speed ask for, and what is said about what was measured?"""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..api import Emitted
     from ..ir import Module
     from ..passmgr import Context, PassRecord
+    from ..speed import SpeedGain
     from ..target import Backend
 
 EVAL_LENGTH = 512
@@ -28,7 +29,8 @@ def calibration(args: argparse.Namespace) -> Sample | None:
 
 
 class Measurements:
-    """Everything that --eval asks for, as it is measured: an instrument around passes, then once for each output."""
+    """Everything that --eval and --measure-speed ask for, as it is measured: an instrument around passes, then once for
+    each output."""
 
     def __init__(self, args: argparse.Namespace, ctx: Context, targets: Sequence[str]) -> None:
         missing = [name for name in args.eval_in if name not in targets]
@@ -37,7 +39,10 @@ class Measurements:
                 f"--eval-in {(missing or args.eval_in)[0]} has nothing to run",
                 "write --emit TARGET -o OUT --eval FILE --eval-in TARGET",
             )
-        self._quiet = args.quiet
+        self._quiet, self._ctx = args.quiet, ctx
+        self._pipeline: str | None = args.passes if args.measure_speed else None
+        self._gain: SpeedGain | None = None
+        self.speeds: dict[str, Any] = {}
         self._runtimes = tuple(args.eval_in)
         self.found: dict[str, Any] = {}
         self.instrument = None
@@ -50,6 +55,14 @@ class Measurements:
         self.found[name] = quality.as_dict()
         if not self._quiet:
             print(f"{name}: {quality}", file=sys.stderr)
+
+    def before_passes(self, module: Module) -> None:
+        """Keep what speed is compared with."""
+        if self._pipeline is not None:
+            from ..schedule import build_pipeline
+            from ..speed import SpeedGain
+
+            self._gain = SpeedGain(module.clone(), build_pipeline(self._pipeline), self._ctx)
 
     def after_passes(self, module: Module, records: Sequence[PassRecord]) -> None:
         """Say what lossy passes cost each layer; measure a module that none of them changed."""
@@ -66,3 +79,10 @@ class Measurements:
         """Measure what was written, in its runtime, if that was asked for."""
         if self.instrument is not None and backend.name in self._runtimes:
             self.instrument.measure_output(emitted)
+        if self._gain is not None:
+            measured = self._gain.measure(backend, emitted)
+            self.speeds[str(emitted.out)] = measured.as_dict()
+            if not self._quiet:
+                print(f"{emitted.out}: {measured}", file=sys.stderr)
+            if measured.warning:
+                print(f"irlab-opt: warning: {emitted.out}: {measured.warning}", file=sys.stderr)

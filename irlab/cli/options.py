@@ -258,6 +258,11 @@ def _add_data(group: argparse._ActionsContainer) -> None:
         "--eval-in", action="append", default=[], metavar="TARGET", help="measure what was written, in its own runtime"
     )
     group.add_argument(
+        "--measure-speed",
+        action="store_true",
+        help="measure tokens/s of what was written, in its own runtime, with and without the passes that save work",
+    )
+    group.add_argument(
         "--cache-dir", type=Path, metavar="DIR", help="where long computations are kept (or set IRLAB_CACHE)"
     )
 

@@ -34,7 +34,7 @@ _PATTERNS: Final = {"none": (0, 0), "2:4": (2, 4), "4:8": (4, 8)}
 
 
 @dataclass(frozen=True)
-class Sparsify(LayerPass, name="sparsify", exactness="lossy", per_layer=("sparsity",)):
+class Sparsify(LayerPass, name="sparsify", exactness="lossy", per_layer=("sparsity",), saves_work=True):
     """Sets weights of linear layers to zero. No gain on CPU and none in size: zeros are stored and multiplied.
 
         @w : f32[512, 512] = file(...)        @w : f32[512, 512] = prune(file(...), sparsity=0.5)
