@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .errors import IRError
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound="Analysis")
 
 Doubles = npt.NDArray[np.float64]
+Columns = npt.NDArray[np.intp]
 
 _HESSIAN_ROWS = 1024
 """Products are summed in f32 over so many rows, then in f64."""
@@ -66,6 +69,10 @@ class RowAnalysis(Analysis):
     def divided(self, by: Doubles) -> Self:
         """The facts about the rows x / by; `by` is f64[width]."""
 
+    def taken(self, columns: Columns) -> Self:
+        """The facts about these columns of the rows alone. Raises IRError where that cannot be told."""
+        raise IRError(f"{self.name} cannot tell of a part of the inputs")
+
 
 class InputStatistics(RowAnalysis):
     """Per input channel of a weight: the largest magnitude, the mean magnitude and the mean square of what it reads.
@@ -105,6 +112,10 @@ class InputStatistics(RowAnalysis):
 
     def divided(self, by: Doubles) -> Self:
         return type(self)(self.count, self.max_abs / by, self._sum_abs / by, self._sum_squares / by**2)
+
+    def taken(self, columns: Columns) -> Self:
+        sums = (self.max_abs, self._sum_abs, self._sum_squares)
+        return type(self)(self.count, *(array[columns] for array in sums))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         sums = {"max_abs": self.max_abs, "sum_abs": self._sum_abs, "sum_squares": self._sum_squares}
@@ -155,6 +166,9 @@ class InputHessian(RowAnalysis):
 
     def divided(self, by: Doubles) -> Self:
         return type(self)(self.count, self._total / by / by[:, None])
+
+    def taken(self, columns: Columns) -> Self:
+        return type(self)(self.count, self._total[np.ix_(columns, columns)])
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"count": np.array([self.count]), "total": self._total}
@@ -300,18 +314,21 @@ class ByWeight(Mapping[str, A], Generic[A]):
         kind: type[A],
         taps: Mapping[str, A],
         weights: Mapping[str, tuple[str, ...]],
-        divisors: Mapping[str, Doubles | float] = {},
+        changes: Mapping[str, Rescaled] = {},
     ) -> None:
-        self.kind, self.taps, self.weights, self._divisors = kind, taps, weights, divisors
+        self.kind, self.taps, self.weights, self._changes = kind, taps, weights, changes
 
-    def rescaled(self, divisors: Mapping[str, Doubles | float]) -> ByWeight[A]:
-        """The facts after the inputs of some weights were divided."""
-        return ByWeight(self.kind, self.taps, self.weights, divisors) if divisors else self
+    def rescaled(self, changes: Mapping[str, Rescaled]) -> ByWeight[A]:
+        """The facts after the inputs of some weights were divided, or some of them left out."""
+        return ByWeight(self.kind, self.taps, self.weights, changes) if changes else self
 
     def __getitem__(self, weight: str) -> A:
         found = self._found(weight)
-        by = self._divisors.get(weight, 1.0)
-        return found.divided(by) if isinstance(by, np.ndarray) and isinstance(found, RowAnalysis) else found
+        change = self._changes.get(weight)
+        if change is None or not isinstance(found, RowAnalysis):
+            return found
+        left = found if change.left is None else found.taken(change.left)
+        return left.divided(change.columns) if isinstance(change.columns, np.ndarray) else left
 
     def _found(self, weight: str) -> A:
         first, *rest = self.weights[weight]
@@ -340,10 +357,12 @@ class ByWeight(Mapping[str, A], Generic[A]):
 @dataclass
 class Rescaled:
     """How a weight was changed without changing what the model computes: its rows were divided by `rows`, and its
-    columns multiplied by `columns`, because its inputs were divided by them. f64[out, 1] and f64[in], or 1."""
+    columns multiplied by `columns`, because its inputs were divided by them. f64[out, 1] and f64[in], or 1. Of the
+    inputs that statistics were collected of only those at `left` are left (None: all)."""
 
     rows: Doubles | float = 1.0
     columns: Doubles | float = 1.0
+    left: Columns | None = None
 
 
 class LayerStatistics:
@@ -357,11 +376,11 @@ class LayerStatistics:
         self, facts: Mapping[type[Analysis], ByWeight[Any]], before: Mapping[str, WeightSymbol] = MappingProxyType({})
     ) -> None:
         self._facts = facts
-        self.before = before
+        self.before = dict(before)
         self.rescaled: dict[str, Rescaled] = {}
 
     def __getitem__(self, kind: type[A]) -> ByWeight[A]:
-        return self._facts[kind].rescaled({w: r.columns for w, r in self.rescaled.items()})
+        return self._facts[kind].rescaled(self.rescaled)
 
     def __contains__(self, kind: type[Analysis]) -> bool:
         return kind in self._facts
@@ -381,3 +400,14 @@ class LayerStatistics:
         """Note that rows of `weight` were divided by `by`, f64[out]."""
         found = self.rescaled.setdefault(weight, Rescaled())
         found.rows = found.rows * by[:, None]
+
+    def replace(self, symbol: WeightSymbol, left: Columns | None = None) -> None:
+        """Note that a weight became `symbol`, of another shape: it counts as what it was before the sweep. `left`: the
+        columns that are left of it."""
+        old = self.rescaled.get(symbol.name, Rescaled())
+        self.before[symbol.name] = symbol
+        if left is None:
+            self.rescaled.pop(symbol.name, None)
+            return
+        columns = old.columns[left] if isinstance(old.columns, np.ndarray) else old.columns
+        self.rescaled[symbol.name] = Rescaled(1.0, columns, left if old.left is None else old.left[left])

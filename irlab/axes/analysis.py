@@ -57,6 +57,11 @@ class Group:
         return next((role for role, holds in _ROLES.items() if holds(self)), "width")
 
     @property
+    def readers(self) -> tuple[Place, ...]:
+        """The places where products sum over the axis."""
+        return tuple(place for place in self.places if place.reads)
+
+    @property
     def is_read_and_written(self) -> bool:
         """Whether some matrix makes these numbers and another one sums over them."""
         return len({place.reads for place in self.places}) == 2

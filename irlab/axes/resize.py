@@ -20,7 +20,7 @@ from ..ir import Graph, Op, Value, Weight
 from ..ops import control, prim
 from ..types import tensor
 from ..weight_uses import graphs
-from ..weights import Recipe, Take, WeightSymbol
+from ..weights import Recipe, WeightSymbol, take
 from .analysis import AxisAnalysis, Group, Positions, positions
 from .axis import Axis, new_size, terms
 from .rules import Axes
@@ -61,7 +61,7 @@ def cut(symbol: WeightSymbol, axes: Axes, indices: Mapping[Axis, Positions]) -> 
         if isinstance(axis.size, int):
             chosen = positions(axis, indices)
             if len(chosen) < axis.size:
-                recipe = Take(recipe, tuple(chosen.tolist()), i)
+                recipe = take(recipe, chosen.tolist(), i)
     return recipe
 
 

@@ -12,7 +12,7 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
 from ..floats import as_f16, as_f32
 from .arithmetic import Affine, Cast, LowRankUpdate
 from .encoded import Decode, Encode, Parts, with_codes
-from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
+from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, take
 from .leaves import Array, Cached, File, Literal, Random
 from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, static_shape
@@ -51,5 +51,6 @@ __all__ = [
     "numpy_dtype",
     "static_shape",
     "stream",
+    "take",
     "with_codes",
 ]

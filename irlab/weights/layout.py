@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -227,6 +227,14 @@ class Take(Layout):
             return read(self.source, 0, 0)
         low, high = int(wanted.min()), int(wanted.max()) + 1
         return _each(lambda a: a[wanted - low], read(self.source, low, high))
+
+
+def take(source: Recipe, indices: Sequence[int], axis: int = 0) -> Recipe:
+    """What `source` has at `indices` of `axis`: a slice where they follow each other."""
+    first, count = (indices[0], len(indices)) if len(indices) else (0, 0)
+    if list(indices) == list(range(first, first + count)):
+        return Slice(source, axis, first, first + count)
+    return Take(source, tuple(indices), axis)
 
 
 def interleave_halves(source: Recipe, heads: int) -> Recipe:

@@ -14,6 +14,9 @@ from irlab.testing import CannotRun, assert_preserves
 from irlab.testing.strategies import decoders, runnable_modules
 
 OPTIONS: Final = {
+    "drop-layers": ("drop-layers{indices=0}",),
+    "prune-heads": ("prune-heads{ratio=0.5 score=magnitude refit=false}",),
+    "prune-neurons": ("prune-neurons{ratio=0.5 score=magnitude refit=false multiple=1}",),
     "cast": ("cast{dtype=bf16}", "cast{dtype=f32}"),
     "quantize": (
         "fuse,quantize{group=0}",

@@ -1,0 +1,254 @@
+"""What do passes that prune units have in common? Options, how much goes from each layer, the sweep that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from irlab.analysis import Analysis, InputHessian, LayerStatistics, OutputGradient
+from irlab.axes import AxisAnalysis, describe_groups, resize
+from irlab.errors import InputError, UsageError
+from irlab.floats import as_f32
+from irlab.ir import Graph, Module
+from irlab.layers import Layer
+from irlab.options import Bytes
+from irlab.passes.prune.allocation import allocate_globally, ratio_for_bytes
+from irlab.passes.prune.cuts import Cut, cuts, left_of, require_plain, resized_groups, width_multiple
+from irlab.passes.prune.elimination import Doubles, Indices, Score, eliminate, least, refit
+from irlab.passmgr import Context, PassRecord, stored_bytes
+from irlab.sweep import LayerPass
+from irlab.types import DType
+from irlab.weights import Array, WeightSymbol, numpy_dtype
+
+
+@dataclass(frozen=True)
+class PruneUnits(LayerPass):
+    """Base of the passes that prune units: `role` names the groups whose indices are units."""
+
+    ratio: float | None = None
+    size: Bytes | None = None
+    speedup: float | None = None
+    allocate: Literal["uniform", "global"] = "uniform"
+    multiple: int | None = None
+    score: Score = "obs"
+    refit: bool = True
+    damping: float = 0.01
+    _left: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _gradients: dict[str, Doubles] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    role: ClassVar[str]
+    within: ClassVar[str] = ""
+    prefers_blocks: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("ratio", "size", "speedup") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise UsageError(f"{self.name}: {given[0]} and {given[1]} both say how much to prune", "give one")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise UsageError(f"{self.name}: ratio={self.ratio:g} is not a share to prune", "give 0 <= ratio < 1")
+        if self.speedup is not None and self.speedup <= 1:
+            raise UsageError(f"{self.name}: speedup={self.speedup:g} is none", "give more than 1")
+        if self.multiple is not None and self.multiple < 1:
+            raise UsageError(f"{self.name}: multiple={self.multiple} is less than 1")
+
+    def needs(self) -> tuple[type[Analysis], ...]:
+        return (InputHessian,) if self.refit or self.score != "magnitude" else ()
+
+    def explain(self, module: Module) -> str:
+        return describe_groups(AxisAnalysis(module.graph), [self.role])
+
+    # How much
+
+    def prepare(self, module: Module, ctx: Context) -> None:
+        axes = AxisAnalysis(module.graph)
+        found = self._cuts(axes)
+        for cut in found:
+            require_plain(cut, module.weights, self.name)
+        self._left.clear()
+        self._left.update(self._allocate(module, axes, found, ctx))
+        if self.score == "taylor" and not ctx.is_plan:
+            gradients = ctx.analysis(OutputGradient)
+            names = {place.weight for cut in found for place in cut.readers()}
+            self._gradients.update({name: gradients[name].mean_square for name in names})
+        if ctx.is_plan or not self.needs():
+            self._prune_by_magnitude(module, axes, found, ctx)
+
+    def _allocate(self, module: Module, axes: AxisAnalysis, found: list[Cut], ctx: Context) -> dict[str, int]:
+        """How many indices of each group are left."""
+        ratio = self._ratio(module, axes, found)
+        if self.allocate == "global" and not ctx.is_plan:
+            return allocate_globally(module, axes, found, ratio, self._multiples(found, ratio, ctx), self.damping, ctx)
+        ratios = {cut.name: self._ratio_of(cut, ratio) for cut in found}
+        multiples = {c.name: n for c, n in zip(found, self._multiples(found, ratio, ctx))}
+        return {c.name: left_of(c.group.size, ratios[c.name], multiples[c.name], self._what(c)) for c in found}
+
+    def _what(self, cut: Cut) -> str:
+        return f"{self.name}: {cut.name}"
+
+    def _ratio_of(self, cut: Cut, ratio: float) -> float:
+        """The ratio of one group, which may be an option of its layer."""
+        own = self.at(cut.group.places[0].weight)
+        return ratio if own.ratio is None or self.ratio is None else own.ratio
+
+    def _ratio(self, module: Module, axes: AxisAnalysis, found: list[Cut]) -> float:
+        if self.ratio is not None:
+            return self.ratio
+        if self.size is None and self.speedup is None:
+            raise UsageError(f"{self.name} does not say how much to prune", "give ratio=, size= or speedup=")
+        now = stored_bytes(module)
+        wanted = int(self.size) if self.size is not None else int(now / (self.speedup or 1))
+        return ratio_for_bytes(module, axes, found, wanted, self.name)
+
+    def _multiples(self, found: list[Cut], ratio: float, ctx: Context) -> list[int]:
+        if not self.prefers_blocks:
+            return [self.multiple or 1 for _ in found]
+        return [
+            width_multiple(c.group.size, round(c.group.size * (1 - ratio)), self.multiple, ctx.targets) for c in found
+        ]
+
+    # Doing it
+
+    def _cuts(self, axes: AxisAnalysis) -> list[Cut]:
+        return cuts(axes, self.role, self.name, within=self.within)
+
+    def _prune_by_magnitude(self, module: Module, axes: AxisAnalysis, found: list[Cut], ctx: Context) -> None:
+        """Without statistics: what is smallest goes, or for a plan just the last ones."""
+        weights, symbols, count = module.weights, dict[str, WeightSymbol](), 0
+        for cut in found:
+            removals = cut.group.size - self._left[cut.name]
+            if removals:
+                units = len(cut.classes)
+                scores = -np.arange(units, dtype=float) if ctx.is_plan else magnitudes(cut, axes, weights)
+                gone = _named(cut, lambda c=cut, s=scores, r=removals: least(s, c.classes, r))
+                for name in dict.fromkeys(place.weight for place in cut.group.places):
+                    current = symbols.get(name, weights[name])
+                    symbols[name] = WeightSymbol(name, cut.taken(current, axes, gone))
+                count += len(gone)
+        self.install(module.graph, symbols)
+        ctx.note_rewrites({"prune": count})
+
+    def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
+        axes = AxisAnalysis(layer.whole)
+        made: dict[str, WeightSymbol] = {}
+        for cut in self._cuts_left(axes):
+            removals = cut.group.size - self._left.get(cut.name, cut.group.size)
+            if removals > 0 and all(place.weight in layer.weights for place in cut.readers()):
+                made |= self._pruned(cut, axes, {**layer.weights, **made}, statistics, removals)
+        return made
+
+    def _pruned(
+        self,
+        cut: Cut,
+        axes: AxisAnalysis,
+        weights: Mapping[str, WeightSymbol],
+        statistics: LayerStatistics,
+        removals: int,
+    ) -> dict[str, WeightSymbol]:
+        """The weights of one cut without `removals` units of each class."""
+        readers = cut.readers()
+        for place in readers:
+            if place.axis != 1 or place.weight not in statistics[InputHessian].weights:
+                raise InputError(
+                    f"{self.name}: nothing is known of what weight '{place.weight}' reads", "run fuse first"
+                )
+        first = readers[0]
+        hessian = statistics[InputHessian][first.weight].matrix
+        units = cut.units(axes.of_weight(first.weight)[1])
+        values = {p.weight: as_f32(weights[p.weight].recipe.read()).astype(np.float64) for p in readers}
+        stacked = np.concatenate(list(values.values()))
+        gone, compensated = _named(
+            cut, lambda: self._chosen(cut, axes, weights, stacked, hessian, units, removals, list(values))
+        )
+        made = {}
+        for name in dict.fromkeys(place.weight for place in cut.group.places):
+            symbol = WeightSymbol(name, cut.taken(weights[name], axes, gone))
+            left = None
+            if name in values:
+                left = np.flatnonzero(~np.isin(units, gone))
+                if self.refit:
+                    start = sum(len(values[n]) for n in list(values)[: list(values).index(name)])
+                    rows = compensated[start : start + len(values[name]), left]
+                    symbol = WeightSymbol(name, _array(rows, symbol))
+            statistics.replace(symbol, left)
+            made[name] = symbol
+        return made
+
+    def _chosen(
+        self,
+        cut: Cut,
+        axes: AxisAnalysis,
+        weights: Mapping[str, WeightSymbol],
+        weight: Doubles,
+        hessian: Doubles,
+        units: Indices,
+        removals: int,
+        names: list[str],
+    ) -> tuple[Indices, Doubles]:
+        """The units that go, and the readers with those that stay making up for them."""
+        if self.score == "obs":
+            found = eliminate(weight, hessian, units, cut.classes, removals, self.damping)
+            return found.removed, found.weight
+        if self.score == "magnitude":
+            scores = magnitudes(cut, axes, weights)
+        else:
+            rows: Doubles = np.ones(len(weight))
+            if self.score == "taylor":
+                rows = np.concatenate([self._gradients[name] for name in names])
+            columns = (np.square(weight) * rows[:, None]).sum(0) * np.diagonal(hessian)
+            scores = np.bincount(units[units >= 0], columns[units >= 0], len(cut.classes)).astype(np.float64)
+        gone = least(scores, cut.classes, removals)
+        if not self.refit:
+            return gone, weight
+        stays = np.flatnonzero(~np.isin(units, gone))
+        full = np.zeros_like(weight)
+        full[:, stays] = refit(weight, hessian, stays, self.damping)
+        return gone, full
+
+    def install(self, graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
+        axes = AxisAnalysis(graph)
+        sizes, own = {}, set()
+        for cut, size in resized_groups(axes, self._cuts_left(axes), symbols):
+            sizes[cut.group.leaf] = size
+            own |= {place.weight for place in cut.group.places}
+        if sizes:
+            resize(graph, axes, sizes, {name: symbols[name] for name in own if name in symbols})
+
+    def _cuts_left(self, axes: AxisAnalysis) -> list[Cut]:
+        """The cuts of a graph in which nothing may be left to prune."""
+        try:
+            return self._cuts(axes)
+        except InputError:
+            return []
+
+    def finish(self, module: Module, record: PassRecord) -> None:
+        record.metrics["pruned_groups"] = float(len(self._left))
+
+
+def magnitudes(cut: Cut, axes: AxisAnalysis, weights: Mapping[str, WeightSymbol]) -> Doubles:
+    """The sum of squares of all numbers that belong to each unit, over the mean of its weight."""
+    scores = np.zeros(len(cut.classes))
+    for place in dict.fromkeys((place.weight, place.axis) for place in cut.group.places):
+        name, axis = place
+        units = cut.units(axes.of_weight(name)[axis])
+        values = np.square(as_f32(weights[name].recipe.read()).astype(np.float64))
+        by_index = np.moveaxis(values, axis, 0).reshape(len(units), -1).sum(1)
+        mean = by_index.mean() or 1.0
+        scores += np.bincount(units[units >= 0], by_index[units >= 0] / mean, len(scores))
+    return scores
+
+
+def _named(cut: Cut, work):  # type: ignore[no-untyped-def]
+    """What `work` gives; its errors name the cut."""
+    try:
+        return work()
+    except InputError as error:
+        error.message = f"{cut.name}: {error.message}"
+        raise
+
+
+def _array(values: Doubles, like: WeightSymbol) -> Array:
+    assert isinstance(like.type.element, DType)
+    return Array(like.type, np.ascontiguousarray(values).astype(numpy_dtype(like.type.element)))

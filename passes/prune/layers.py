@@ -1,0 +1,90 @@
+"""Which layers can go?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from irlab.errors import InputError, UsageError
+from irlab.ir import Module
+from irlab.passes.prune.bridging import bridge
+from irlab.passes.prune.layer_choice import least_influence, least_loss
+from irlab.passes.prune.streams import drop, streams
+from irlab.passmgr import Context, Pass
+
+
+@dataclass(frozen=True)
+class DropLayers(
+    Pass,
+    name="drop-layers",
+    exactness="lossy",
+    requires={"fuse": "it looks at what matrices of nn ops read"},
+    before={
+        "kv-cache": "the cache would keep the layers that go",
+        "fuse-residual-norm": "layers would hand on two values",
+        "quantize": "codes were chosen for the layers that go",
+    },
+):
+    """Leaves out whole layers, and lets the matrix before each gap make up for them.
+
+    What reads the residual stream after a layer reads it before it. Weights and places keep their names, whose numbers
+    say which layers are left.
+
+    `count`: how many go, chosen on calibration data; or `indices`: which. `choose`: loss leaves out one after the
+    other, each time the one without which the loss is least (one of the half with the least influence); influence looks
+    at 1 - cos of the stream before and after each layer alone (Men et al. 2024, ShortGPT), as is done for models that
+    predict no tokens. `refit`: where there is calibration data, the last matrix that writes to the stream before a gap
+    is fitted by least squares to where the stream was after it (as Shopkhoev et al. 2025, ReplaceMe); `damping` is
+    added to the diagonal of its Hessian, relative to its mean.
+    """
+
+    count: int | None = None
+    indices: tuple[int, ...] = ()
+    choose: Literal["loss", "influence"] = "loss"
+    refit: bool = True
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        if (self.count is None) == (not self.indices):
+            raise UsageError(f"{self.name} needs to know which layers go", "give count= or indices=, one of them")
+        if self.count is not None and self.count < 0:
+            raise UsageError(f"{self.name}: count={self.count} is less than 0")
+        if len(set(self.indices)) < len(self.indices):
+            raise UsageError(f"{self.name}: indices= names a layer twice")
+
+    def explain(self, module: Module) -> str:
+        found = streams(module.graph)
+        width = found[0].made.type.shape[-1]
+        return f"{len(found)} layers, {found[0].name} to {found[-1].name}, on a stream of {width} features"
+
+    def run(self, module: Module, ctx: Context) -> None:
+        found = streams(module.graph)
+        numbers = [stream.number for stream in found]
+        wanted = len(self.indices) or self.count or 0
+        missing = [i for i in self.indices if i not in numbers]
+        if missing:
+            raise InputError(
+                f"{self.name}: there is no layer {missing[0]}", f"layers are {numbers[0]} to {numbers[-1]}"
+            )
+        if wanted >= len(found):
+            raise InputError(f"{self.name}: {wanted} of {len(found)} layers would leave none")
+        if not wanted:
+            return
+        if ctx.is_plan or (ctx.calibration is None and self.indices):
+            # For a plan any layers do: the last ones.
+            gone = set(self.indices or numbers[-wanted:])
+            drop(module.graph, [stream for stream in found if stream.number in gone])
+        else:
+            batches = ctx.calibration_batches(module)
+            gone = set(self.indices or self._choose(module, wanted, ctx))
+            if self.refit:
+                ctx.note_weights_computed(bridge(module.graph, sorted(gone), batches, self.damping, ctx))
+            else:
+                drop(module.graph, [stream for stream in found if stream.number in gone])
+        ctx.note_rewrites({f"drop-{stream.name}": 1 for stream in found if stream.number in gone})
+
+    def _choose(self, module: Module, count: int, ctx: Context) -> list[int]:
+        batches = ctx.calibration_batches(module)
+        predicts = "logits" in module.graph.outputs and all("input_ids" in batch for batch in batches)
+        choose = least_loss if self.choose == "loss" and predicts else least_influence
+        return choose(module.graph, batches, count, ctx)
