@@ -13,7 +13,6 @@ from irlab.axes import Axis, AxisAnalysis, Group, Place, coordinates
 from irlab.axes.axis import new_size
 from irlab.errors import InputError
 from irlab.ir import Module
-from irlab.passmgr import type_bytes
 from irlab.weights import Recipe, WeightSymbol, take
 
 Indices = npt.NDArray[np.intp]
@@ -77,7 +76,7 @@ class Cut:
         total = 0
         for name in {place.weight for place in self.group.places}:
             shape = tuple(new_size(axis, {self.group.leaf: size}) for axis in axes.of_weight(name))
-            total += type_bytes(weights[name].type.with_shape(shape))
+            total += int(weights[name].type.with_shape(shape).size_bytes)  # type: ignore[arg-type]
         return total
 
 

@@ -15,7 +15,6 @@ from irlab.errors import InputError
 from irlab.ir import expression
 from irlab.ops import control
 from irlab.ops.nn import NNOp
-from irlab.passmgr import type_bytes
 from irlab.types import TensorType
 from irlab.verify import verify
 from irlab.weight_uses import replace_weights
@@ -77,7 +76,7 @@ def assert_all_groups_can_be_cut(module: Module) -> int:
 
 
 def stored(module: Module) -> int:
-    return sum(type_bytes(symbol.type) for symbol in module.weights.values())
+    return sum(symbol.size_bytes for symbol in module.weights.values())
 
 
 @pytest.mark.parametrize("pipeline", ["", "fuse", "fuse,fuse-qkv,fuse-gate-up", "fuse,kv-cache", "decompose"])
