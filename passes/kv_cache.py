@@ -35,7 +35,8 @@ class KVCache(
         %k2 = nn.kv_update(%past_key_values.N.key, %k)
         %y = nn.attention(%q, %k2, %v2, %mask)
 
-    Refused where attention is not causal or positions are used for anything but rotary embedding.
+    Of keys and values that `quantize-cache` rounds, the codes are cached. Refused where attention is not causal or
+    positions are used for anything but rotary embedding.
     """
 
     def run(self, module: Module, ctx: Context) -> None:
@@ -58,10 +59,14 @@ class KVCache(
             for part, index in (("key", 1), ("value", 2)):
                 new = op.operands[index]
                 assert new is not None
+                # Of keys and values that are quantised (quantize-cache), the codes are kept.
+                held = new.op if isinstance(new.op, nn.DequantizeCache) else None
+                new = new if held is None else held.codes
                 b, heads, _, width = new.type.shape
                 cache = graph.input(f"past_key_values.{number}.{part}", tensor(new.type.dtype, (b, heads, past, width)))
                 updated = nn.kv_update(cache, new)
-                graph.set_operand(op, index, updated)
+                read = updated if held is None else nn.dequantize_cache(updated, held.scale, held.dtype, held.bits)
+                graph.set_operand(op, index, read)
                 outputs[f"present.{number}.{part}"] = updated
         graph.set_outputs(outputs)
         ctx.note_rewrites({"cache-attention": len(attentions)})

@@ -25,6 +25,7 @@ from irlab.backends.gguf.architectures import (
     plain_scale,
 )
 from irlab.backends.gguf.blocks import fill_missing, join_qkv, missing_blocks
+from irlab.backends.gguf.cache import without_codes
 from irlab.backends.gguf.encoding import EncodeByGGML
 from irlab.backends.gguf.ggml import GGMLType
 from irlab.backends.gguf.imatrix import importances
@@ -49,6 +50,7 @@ DEFAULT_CONTEXT = 2048
 def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     """`module`, changed in place. Its metadata gains "gguf", the file's keys, and "notes", what to tell the user."""
     registry.pass_class("cast").configure({"dtype": "f32"}).run(module, ctx)
+    told = without_codes(module.graph)
     corrected = adapter.take_off(module, ctx)
     decoder = dissect(module)
     architecture, rope, reason = architecture_of(decoder, module)
@@ -64,6 +66,8 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     _rename(module.graph, decoder, types, EncodeByGGML if options.encoder == "ggml" else Encode, weights)
     if architecture.fused_qkv:
         join_qkv(module.graph, dissect(module))
+    if told:
+        notes.append(told)
     if corrected:
         adapter.put_back(module, "F32" if options.type == "f32" else "F16")
         notes.append(f"{corrected} low-rank corrections are in a LoRA adapter beside the file: run with --lora")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from irlab.backends.gguf import adapter
 from irlab.backends.gguf.anatomy import dissect
 from irlab.backends.gguf.blocks import missing_blocks
+from irlab.backends.gguf.cache import without_codes
 from irlab.backends.gguf.legalise import architecture_of
 from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.weight_types import tensor_types
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
 def plan(module: Module, options: GGUF) -> list[PlanRow]:
     """A row for the architecture, one for each way in which weights are stored, one for the size of the file."""
-    corrected = 0
+    corrected, told = 0, ""
     try:
-        if module.graph.find(nn.LowRankLinear):
+        if any(isinstance(op, nn.LowRankLinear | nn.DequantizeCache) for op in module.graph.ops()):
             module = module.clone()
+            told = without_codes(module.graph)
             corrected = adapter.take_off(module, Context())
         decoder = dissect(module)
         architecture, _, reason = architecture_of(decoder, module)
@@ -53,6 +55,8 @@ def plan(module: Module, options: GGUF) -> list[PlanRow]:
         counts[what, f"{how} {types[name]}"] += 1
         size_bytes += TensorInfo(name, shape, types[name]).size_bytes
     rows += [PlanRow(f"{count} {what}", "native", note) for (what, note), count in counts.items()]
+    if told:
+        rows.append(PlanRow("a quantised cache", "none", told))
     if corrected:
         rows.append(PlanRow(f"{corrected} low-rank corrections", "native", "a LoRA adapter beside the file"))
     rows += [PlanRow("a fallback", "native", text) for text in fallbacks]

@@ -66,6 +66,11 @@ def prove(module: Module) -> Proof:
     if rounded:
         where = rounded[0].loc.path if rounded[0].loc else "the graph"
         raise LegalityError(f"hf: {rounded[0].opname} in {where}: {ROUNDED}", "emit onnx or tensorrt, or leave it out")
+    if module.graph.find(nn.QuantizeCache):
+        raise LegalityError(
+            "hf: how keys and values are kept is no part of a model: transformers is told when it generates",
+            'leave out quantize-cache, and generate with cache_implementation="quantized"',
+        )
     graph = _normal_form(decoded(uncached(module.graph)))
     config = _with_dtype({k: v for k, v in original.items() if k not in _LOCAL_FIELDS}, model_dtype(graph))
     try:

@@ -54,7 +54,7 @@ class AttentionRewriter:
             return False
         keys, values = op.k.op, op.v.op
         cached = _appends(keys) and _appends(values)
-        if cached and self.vocabulary.has("ms:GroupQueryAttention") and self._group_query(op, heads, kv_heads):
+        if self.vocabulary.has("ms:GroupQueryAttention") and self._group_query(op, heads, kv_heads):
             return True
         if op.sinks is not None or not self.vocabulary.has("Attention"):
             return False
@@ -78,8 +78,11 @@ class AttentionRewriter:
     # GroupQueryAttention
 
     def _group_query(self, op: nn.Attention, heads: int, kv_heads: int) -> bool:
-        keys, values = op.k.op, op.v.op
-        assert isinstance(keys, nn.KVUpdate) and isinstance(values, nn.KVUpdate)
+        keys, values = _cache(op.k), _cache(op.v)
+        if keys is None or values is None or keys.bits != values.bits:
+            return False
+        if keys.bits and self.vocabulary.provider.table != "CPU":
+            return False  # whether others have kernels for codes was not seen
         padding = _padding_mask(op.mask)
         size = op.q.type.shape[3]
         if padding is None or not op.causal or not isinstance(size, int) or size % _HEAD_SIZE_UNIT:
@@ -95,12 +98,14 @@ class AttentionRewriter:
             packed or flat[0],
             None if packed else flat[1],
             None if packed else flat[2],
-            keys.cache,
-            values.cache,
+            keys.update.cache,
+            values.update.cache,
             padding,
             positions,
             None if rope is None else rope.inv_freq,
             op.sinks,
+            keys.scale,
+            values.scale,
             heads,
             kv_heads,
             op.scale,
@@ -109,8 +114,9 @@ class AttentionRewriter:
             rope is not None and rope.interleaved,
             1.0 if rope is None else rope.scale,
             self.max_length if rope is not None else 0,
+            keys.bits,
         )
-        self._replace_cached(op, keys, values, results)
+        self._replace_cached(op, keys.update, values.update, results)
         return True
 
     def _shared_rope(self, q: Value, k: Value) -> nn.Rope | None:
@@ -239,6 +245,34 @@ def _computed(rope: nn.Rope, positions: Value) -> tuple[Value, Value]:
 
 def _appends(op: object) -> bool:
     return isinstance(op, nn.KVUpdate) and op.pos is None
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """The keys or values of an attention: what is appended, as floats, and the scale under which `bits` of it are kept
+    (None and 0: as floats)."""
+
+    update: nn.KVUpdate
+    new: Value
+    scale: Value | None = None
+    bits: int = 0
+
+
+def _cache(read: Value) -> _Cache | None:
+    """The growing cache behind what an attention reads, if it is one."""
+    op = read.op
+    if isinstance(op, nn.KVUpdate) and op.pos is None:
+        return _Cache(op, op.new)
+    if isinstance(op, nn.DequantizeCache) and isinstance(update := op.codes.op, nn.KVUpdate) and update.pos is None:
+        new = update.new.op
+        if isinstance(new, nn.QuantizeCache) and new.bits == op.bits and _symbol(new.scale) is _symbol(op.scale):
+            return _Cache(update, new.x, op.scale, op.bits)
+    return None
+
+
+def _symbol(value: Value) -> object:
+    """The weight that a value is, or else the value."""
+    return value.op.symbol if isinstance(value.op, Weight) else value
 
 
 def _rope_input(x: Value) -> Value:

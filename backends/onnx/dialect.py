@@ -140,7 +140,8 @@ class GroupQueryAttention(NNOp, opname="onnx.group_query_attention"):
 
     `qkv` is flat q, k and v side by side, or q alone with `k` and `v` beside it. A query sees the positions up to its
     own among the first sum(attention_mask[b]) of row b: padding comes *last* in a row. `inv_freq`: f32[n], if given,
-    turns q and k by `positions`: i64[batch, seq], below `max_length`. `sinks`: one extra logit per head.
+    turns q and k by `positions`: i64[batch, seq], below `max_length`. `sinks`: one extra logit per head. `k_scale` and
+    `v_scale`, if given, are those of caches that hold codes of `cache_bits` (see nn.quantize_cache).
     """
 
     qkv: Value
@@ -152,6 +153,8 @@ class GroupQueryAttention(NNOp, opname="onnx.group_query_attention"):
     positions: Value | None
     inv_freq: Value | None
     sinks: Value | None
+    k_scale: Value | None
+    v_scale: Value | None
     heads: int
     kv_heads: int
     scale: float
@@ -160,13 +163,19 @@ class GroupQueryAttention(NNOp, opname="onnx.group_query_attention"):
     interleaved: bool = False
     rope_scale: float = 1.0
     max_length: int = 0
+    cache_bits: int = 0
 
     def infer(self) -> tuple[TensorType, TensorType, TensorType]:
         batch, seq, _ = self.qkv.type.shape
+        scaled = (self.k_scale is not None, self.v_scale is not None)
+        require(self, scaled == (bool(self.cache_bits),) * 2, "codes of some bits come with both scales")
         require(self, (self.k is None) == (self.v is None), "k and v come together")
         require(self, (self.positions is None) == (self.inv_freq is None), "positions and inv_freq come together")
         require(self, self.attention_mask.type.dtype is i64, "attention_mask must be i64[batch, total]")
-        return _cached_types(self, batch, seq, self.heads, self.past_k, self.past_v)
+        y, present_k, present_v = _cached_types(self, batch, seq, self.heads, self.past_k, self.past_v)
+        if self.cache_bits:
+            y = tensor(self.qkv.type.dtype, (*y.shape[:2], y.shape[2] * (8 // self.cache_bits)))
+        return y, present_k, present_v
 
     def decompose(self) -> tuple[Value, Value, Value]:
         flat = (self.qkv, self.k, self.v)
@@ -178,12 +187,23 @@ class GroupQueryAttention(NNOp, opname="onnx.group_query_attention"):
         q, k, v = (split_heads(x, n) for x, n in zip(flat, (self.heads, self.kv_heads, self.kv_heads)) if x is not None)
         if self.positions is not None and self.inv_freq is not None:
             q, k = (nn.rope(x, self.positions, self.inv_freq, self.interleaved, self.rope_scale) for x in (q, k))
-        keys, values = nn.kv_update(self.past_k, k), nn.kv_update(self.past_v, v)
+        keys, read_keys = self._updated(self.past_k, k, self.k_scale)
+        values, read_values = self._updated(self.past_v, v, self.v_scale)
         batch, total = self.attention_mask.type.shape
         length = prim.reshape(prim.sum(self.attention_mask, (-1,)), (batch, 1, 1, 1))
         mask = prim.lt(prim.reshape(prim.iota(total, i64), (1, 1, 1, total)), length)
-        y = nn.attention(q, keys, values, mask, self.sinks, scale=self.scale, window=self.window, softcap=self.softcap)
+        y = nn.attention(
+            q, read_keys, read_values, mask, self.sinks, scale=self.scale, window=self.window, softcap=self.softcap
+        )
         return join_heads(y), keys, values
+
+    def _updated(self, past: Value, new: Value, scale: Value | None) -> tuple[Value, Value]:
+        """The cache with `new` in it, and what it stands for."""
+        if scale is None:
+            cache = nn.kv_update(past, new)
+            return cache, cache
+        cache = nn.kv_update(past, nn.quantize_cache(new, scale, self.cache_bits))
+        return cache, nn.dequantize_cache(cache, scale, new.type.dtype, self.cache_bits)
 
 
 class HybridLinear(NNOp, opname="onnx.hybrid_linear"):

@@ -17,6 +17,7 @@ from irlab.backends.onnx.genai import ACCURACY_KEY, CONFIG_FILE
 from irlab.backends.onnx.writer import MODEL_FILE
 
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+_NUMPY |= {"tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
 
 
 def main() -> None:

@@ -30,6 +30,8 @@ ABLE: Final = integer_products.Able(lambda op: op.scale > 0 and not op.zero, zer
 
 def legalise(module: Module, precision: str, ctx: Context) -> Module:
     """Change `module` into what LOWERINGS hold. Raises LegalityError naming op and place."""
+    if module.graph.find(nn.QuantizeCache):
+        raise LegalityError("TensorRT: its attention reads no caches of codes", "leave out quantize-cache")
     wanted = PRECISIONS.get(precision)
     if wanted is not None and compute_dtype(module) is not wanted:
         pass_class("cast").configure({"dtype": wanted.name}).run(module, ctx)

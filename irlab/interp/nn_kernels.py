@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..ops import nn
 from .kernels import Table, Tensors
+from .torch_types import torch_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,6 +193,20 @@ def _kv_update(op: nn.KVUpdate, run: Run, cache: Tensor, new: Tensor, pos: Tenso
     return torch.cat((cache[:, :, :start], new, cache[:, :, stop:]), 2)
 
 
+def _quantize_cache(op: nn.QuantizeCache, run: Run, x: Tensor, scale: Tensor) -> Tensor:
+    half = 1 << (op.bits - 1)
+    steps = torch.round(x.float() / scale).clamp(-half, half - 1)
+    if op.bits == 8:
+        return steps.to(torch.int8)
+    return (steps[..., 0::2] + 8 + 16 * (steps[..., 1::2] + 8)).to(torch.uint8)
+
+
+def _dequantize_cache(op: nn.DequantizeCache, run: Run, codes: Tensor, scale: Tensor) -> Tensor:
+    if op.bits == 4:
+        codes = torch.stack((codes & 15, codes >> 4), -1).flatten(-2).to(torch.int8) - 8
+    return (codes.float() * scale).to(torch_dtype(op.dtype))
+
+
 def _gelu(op: nn.Gelu, run: Run, x: Tensor) -> Tensor:
     return F.gelu(x, approximate=op.approximate)
 
@@ -236,6 +251,8 @@ NN_KERNELS: Final[Table] = {
     nn.Attention: _attention,
     nn.Softmax: _softmax,
     nn.KVUpdate: _kv_update,
+    nn.QuantizeCache: _quantize_cache,
+    nn.DequantizeCache: _dequantize_cache,
     nn.Gelu: _gelu,
     nn.Silu: _silu,
     nn.GatedMLP: _gated_mlp,

@@ -11,7 +11,7 @@ from typing import ClassVar
 from .. import dims
 from ..errors import IRError
 from ..ir import Op, Value, expression, expressions
-from ..types import TensorType, bool_, f32, i64, tensor
+from ..types import DType, TensorType, bool_, f32, i8, i64, tensor, u8
 from . import prim
 from .shapes import broadcast_shapes, fail, require, require_float
 
@@ -424,6 +424,73 @@ class KVUpdate(NNOp, opname="nn.kv_update"):
         return prim.scatter(self.cache, prim.expand(rows, self.new.type.shape), self.new, -2)
 
 
+class QuantizeCache(NNOp, opname="nn.quantize_cache"):
+    """Keys or values x[batch, kv_heads, seq, head_dim] as the codes of a cache: round(x / scale), cut to `bits`.
+
+    `scale` is f32 and broadcasts with x: [kv_heads, 1, head_dim] per channel, [1] for all. Codes of 8 bits are i8; two
+    of 4 bits share a u8 [..., head_dim / 2], feature 2i in the lower half, each plus 8. Halves go to even.
+    """
+
+    x: Value
+    scale: Value
+    bits: int = 8
+
+    def infer(self) -> TensorType:
+        x = require_float(self, self.x)
+        require(self, self.bits in (4, 8), "bits must be 4 or 8")
+        require(self, x.rank == 4, "x must be [batch, kv_heads, seq, head_dim]")
+        _require_cache_scale(self, x, self.scale.type)
+        if self.bits == 8:
+            return tensor(i8, x.shape)
+        require(self, dims.mod(x.shape[3], 2) == 0, "4 bits need an even head_dim")
+        return tensor(u8, (*x.shape[:3], dims.floordiv(x.shape[3], 2)))
+
+    def decompose(self) -> Value:
+        xf = _in_f32(self.x)
+        half = 1 << (self.bits - 1)
+        steps = prim.round(prim.div(xf, self.scale))
+        steps = prim.minimum(prim.maximum(steps, _like(-half, xf)), _like(half - 1, xf))
+        if self.bits == 8:
+            return prim.cast(steps, i8)
+        width = self.x.type.shape[3]
+        low, high = (prim.add(prim.slice(steps, -1, start, width, 2), _like(8, xf)) for start in (0, 1))
+        return prim.cast(prim.add(low, prim.mul(high, _like(16, xf))), u8)
+
+
+class DequantizeCache(NNOp, opname="nn.dequantize_cache"):
+    """The numbers that the codes of `nn.quantize_cache` stand for: code * scale, computed in f32, as `dtype`."""
+
+    codes: Value
+    scale: Value
+    dtype: DType
+    bits: int = 8
+
+    def infer(self) -> TensorType:
+        codes = self.codes.type
+        require(self, self.bits in (4, 8), "bits must be 4 or 8")
+        require(self, codes.rank == 4, "codes must be [batch, kv_heads, total, head_dim]")
+        kind = i8 if self.bits == 8 else u8
+        require(self, codes.dtype is kind and self.dtype.is_float, f"{self.bits}-bit codes are {kind}, and give floats")
+        x = tensor(self.dtype, (*codes.shape[:3], codes.shape[3] * (8 // self.bits)))
+        _require_cache_scale(self, x, self.scale.type)
+        return x
+
+    def decompose(self) -> Value:
+        codes = prim.cast(self.codes, f32)
+        if self.bits == 4:
+            high = prim.floor(prim.mul(codes, _like(1 / 16, codes)))
+            low = prim.sub(codes, prim.mul(high, _like(16, codes)))
+            pair = (*codes.type.shape, 1)
+            both = prim.concat((prim.reshape(low, pair), prim.reshape(high, pair)), -1)
+            codes = prim.sub(prim.reshape(both, self.results[0].type.shape), _like(8, codes))
+        return _to_dtype_of(prim.mul(codes, self.scale), self.results[0])
+
+
+def _require_cache_scale(op: QuantizeCache | DequantizeCache, x: TensorType, scale: TensorType) -> None:
+    fits = scale.shape in ((1,), (x.shape[1], 1, x.shape[3]))
+    require(op, scale.dtype is f32 and fits, "the scale must be f32 [kv_heads, 1, head_dim] or [1]")
+
+
 class Gelu(NNOp, opname="nn.gelu"):
     """x * Phi(x) (Hendrycks & Gimpel 2016); `approximate` is "none" (erf) or "tanh"."""
 
@@ -544,5 +611,6 @@ quantize_activation = expression(QuantizeActivation)
 add_rms_norm = expressions(AddRMSNorm)
 rms_norm, layer_norm = expression(RMSNorm), expression(LayerNorm)
 rope, attention, kv_update = expression(Rope), expression(Attention), expression(KVUpdate)
+quantize_cache, dequantize_cache = expression(QuantizeCache), expression(DequantizeCache)
 gelu, silu, softmax = expression(Gelu), expression(Silu), expression(Softmax)
 gated_mlp = expression(GatedMLP)

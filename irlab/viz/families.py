@@ -63,6 +63,8 @@ _OF_CLASS: Final[dict[type, str]] = {
     nn.Rope: "attention",
     nn.Softmax: "reduction",
     nn.KVUpdate: "cache",
+    nn.QuantizeCache: "cache",
+    nn.DequantizeCache: "cache",
     nn.Gelu: "elementwise",
     nn.Silu: "elementwise",
     nn.QuantizeActivation: "elementwise",

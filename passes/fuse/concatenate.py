@@ -50,10 +50,12 @@ def _projection(value: Value) -> nn.Linear | None:
     """The linear that a query, key or value comes from, through rope, norm, cache and layout."""
     op = value.op
     while op is not None and not isinstance(op, nn.Linear):
-        if isinstance(op, nn.Rope | nn.RMSNorm | prim.Reshape | prim.Transpose):
+        if isinstance(op, nn.Rope | nn.RMSNorm | nn.QuantizeCache | prim.Reshape | prim.Transpose):
             op = op.x.op
         elif isinstance(op, nn.KVUpdate):
             op = op.new.op
+        elif isinstance(op, nn.DequantizeCache):
+            op = op.codes.op
         else:
             return None
     return op

@@ -214,6 +214,31 @@ def test_kv_update_appends_or_overwrites(pos: int | None) -> None:
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@settings(max_examples=20, deadline=None)
+@given(kind=FLOATS, per_channel=st.booleans(), size=st.floats(0.1, 100))
+def test_quantized_caches(bits: int, kind: str, per_channel: bool, size: float) -> None:
+    b = Builder()
+    shape = (2, 1, 6) if per_channel else (1,)
+    x, scale = b.x(kind, 1, 2, 3, 6), b.x("f32", values=torch.rand(shape) + size / 50)
+    codes = b.compare(nn.quantize_cache(x, scale, bits))
+    assert codes.dtype is (torch.int8 if bits == 8 else torch.uint8) and codes.shape[-1] == 6 * bits // 8
+    again = Builder()
+    decoded = again.compare(
+        nn.dequantize_cache(
+            again.x("i8" if bits == 8 else "u8", values=codes),
+            again.x("f32", values=b.tensors["x1"]),
+            dtype(kind),
+            bits,
+        ),
+        kind,
+    )
+    step = b.tensors["x1"]
+    top = step * ((1 << (bits - 1)) - 1)
+    off = (decoded.float() - b.tensors["x0"].float().clamp(-top - step, top)).abs()
+    assert bool((off <= 0.5 * step + TOLERANCE[kind] * top).all())
+
+
 def test_kv_update_beyond_the_buffer_is_refused() -> None:
     b = Builder()
     cache, new, at = b.x("f32", 1, 1, 4, 2), b.x("f32", 1, 1, 2, 2), b.x("i64", values=3)
@@ -386,6 +411,10 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("outside the integers", lambda: nn.quantize_activation(value("f32", 3), zero=200)),
     ("is not given", lambda: nn.quantize_activation(value("f32", 3), zero=3, dynamic_zero=True)),
     ("floating-point operand", lambda: nn.quantize_activation(value("i64", 3))),
+    ("bits must be 4 or 8", lambda: nn.quantize_cache(value("f32", 1, 2, 3, 4), value("f32", 1), 3)),
+    ("4 bits need an even", lambda: nn.quantize_cache(value("f32", 1, 2, 3, 5), value("f32", 1), 4)),
+    ("the scale must be f32", lambda: nn.quantize_cache(value("f32", 1, 2, 3, 4), value("f32", 4))),
+    ("8-bit codes are i8", lambda: nn.dequantize_cache(value("u8", 1, 2, 3, 4), value("f32", 1), dtype("f32"))),
     ("do not fit together", lambda: nn.gated_mlp(value("f32", 3), *[value("f32", 4, 3)] * 3)),
     ("activation must be", lambda: nn.gated_mlp(value("f32", 3), *[value("f32", 3, 3)] * 3, activation="tanh")),
 ]

@@ -123,6 +123,11 @@ def group_query(op: GroupQueryAttention, e: Emitter) -> None:
     else:
         inputs += ["", "", ""]
     inputs += ["", e[op.sinks] if op.sinks is not None else ""]
+    attributes: dict[str, Any] = {}
+    if op.k_scale is not None and op.v_scale is not None:
+        inputs += [e[op.k_scale], e[op.v_scale]]
+        kinds = ["PER_TENSOR" if scale.type.size == 1 else "PER_CHANNEL" for scale in (op.k_scale, op.v_scale)]
+        attributes = {"k_quant_type": kinds[0], "v_quant_type": kinds[1], "kv_cache_bit_width": op.cache_bits}
     e.result(
         op,
         "GroupQueryAttention",
@@ -135,6 +140,7 @@ def group_query(op: GroupQueryAttention, e: Emitter) -> None:
         local_window_size=op.window or -1,
         do_rotary=int(op.inv_freq is not None),
         rotary_interleaved=int(op.interleaved),
+        **attributes,
     )
 
 
