@@ -1,6 +1,7 @@
-"""How does a low-rank update come onto a weight of a graph, off it again, and into it?
+"""How does a low-rank update come onto a weight of a graph, off it again, and into it? And into its place?
 
 %y = nn.linear(%x, @w)   <->   %y = nn.low_rank_linear(%x, @w.lora_a, @w.lora_b, @w)
+%y = nn.linear(%x, @w)   <->   %y = nn.low_rank_linear(%x, @w.a, @w.b)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from .ir import Graph, Op, Value, Weight
 from .ops import nn, prim
 from .ops.nn import NNOp
 from .weight_uses import graphs, weight_uses
-from .weights import LowRankUpdate, WeightSymbol
+from .weights import LowRankUpdate, Product, WeightSymbol
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,50 @@ def factor_names(weight: str) -> tuple[str, str]:
 def attach(graph: Graph, updates: Mapping[str, Update]) -> None:
     """Let each matrix product with a weight of these names add its update; ops that hold several matrices are spelled
     out. A weight that has an update already gets the new one in its place."""
-    while compound := [op for op, operand in _readers(graph, updates) if not _is_linear(op, operand)]:
-        for op in dict.fromkeys(compound):
-            values = op.decompose()
-            assert op.graph is not None
-            op.graph.replace(op, *(values if isinstance(values, tuple) else (values,)))
+    _spell_out(graph, updates)
     for op, _ in _readers(graph, updates):
         assert isinstance(op, nn.Linear | nn.LowRankLinear) and op.weight is not None and op.graph is not None
         update = updates[_name(op.weight)]
         a, b = prim.weight(update.a), prim.weight(update.b)
         op.graph.replace(op, nn.low_rank_linear(op.x, a, b, op.weight, op.bias))
+
+
+def factorise(graph: Graph, factors: Mapping[str, Update], made_by: str) -> None:
+    """Let each matrix product with a weight of these names use the two factors in its place."""
+    _spell_out(graph, factors)
+    for op, _ in _readers(graph, factors):
+        assert isinstance(op, nn.Linear | nn.LowRankLinear) and op.weight is not None and op.graph is not None
+        pair = factors[_name(op.weight)]
+        thin = nn.low_rank_linear(op.x, prim.weight(pair.a), prim.weight(pair.b), None, op.bias)
+        if isinstance(op, nn.LowRankLinear):
+            thin = prim.add(thin, nn.low_rank_linear(op.x, op.a, op.b))
+        op.graph.replace(op, thin, made_by=made_by)
+
+
+def multiply_out(graph: Graph) -> int:
+    """Let low-rank matrices that stand alone be whole ones again; returns how many there were."""
+    count = 0
+    for each in graphs(graph):
+        for op in each.find(nn.LowRankLinear):
+            if op.weight is None and isinstance(op.a.op, Weight) and isinstance(op.b.op, Weight):
+                a, b = op.a.op.symbol, op.b.op.symbol
+                whole = WeightSymbol(b.name.removesuffix(".b"), Product(a.recipe, b.recipe))
+                each.replace(op, nn.linear(op.x, prim.weight(whole), op.bias), made_by="multiply-out")
+                count += 1
+    return count
+
+
+MULTIPLIED_OUT = "low-rank matrices are stored multiplied out: no smaller and no faster here (ONNX and TensorRT gain)"
+"""What to say of a target that has no form of two factors."""
+
+
+def _spell_out(graph: Graph, names: Mapping[str, object]) -> None:
+    """Let weights of these names be read by ops of one matrix alone."""
+    while compound := [op for op, operand in _readers(graph, names) if not _is_linear(op, operand)]:
+        for op in dict.fromkeys(compound):
+            values = op.decompose()
+            assert op.graph is not None
+            op.graph.replace(op, *(values if isinstance(values, tuple) else (values,)))
 
 
 def _readers(graph: Graph, names: Mapping[str, object]) -> list[tuple[NNOp, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from irlab import low_rank
 from irlab.encodings import Codes, ggml
 from irlab.errors import LegalityError
 from irlab.ir import Module, Weight
@@ -44,6 +45,14 @@ class Base(Recipe, text_name=""):
 
     def codes(self, start: int, stop: int) -> Codes:
         return self.source.codes(start, stop)
+
+
+def multiply_out(module: Module, ctx: Context) -> int:
+    """Let low-rank matrices that stand alone, of which GGUF has no form, be whole ones; returns how many there are."""
+    count = low_rank.multiply_out(module.graph)
+    if count:
+        pass_class("fuse")().run(module, ctx)
+    return count
 
 
 def take_off(module: Module, ctx: Context) -> int:

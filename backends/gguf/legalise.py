@@ -36,6 +36,7 @@ from irlab.backends.gguf.weight_types import tensor_types
 from irlab.encodings import ggml
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Module, Op, Value, Weight
+from irlab.low_rank import MULTIPLIED_OUT
 from irlab.ops import nn, prim
 from irlab.passmgr import Context
 from irlab.weights import Affine, Array, Cast, Encode, Recipe, Take, WeightSymbol
@@ -50,11 +51,16 @@ DEFAULT_CONTEXT = 2048
 def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     """`module`, changed in place. Its metadata gains "gguf", the file's keys, and "notes", what to tell the user."""
     registry.pass_class("cast").configure({"dtype": "f32"}).run(module, ctx)
+<<<<<<< HEAD
     told = without_codes(module.graph)
+=======
+    whole = adapter.multiply_out(module, ctx)
+>>>>>>> 01c70f5 (Make two thin matrices of large ones, with ranks where they cost least; multiply them out for GGUF and hf)
     corrected = adapter.take_off(module, ctx)
     decoder = dissect(module)
     architecture, rope, reason = architecture_of(decoder, module)
     notes = [f"written as architecture '{architecture.name}': {reason}"] if reason else []
+    notes += [f"{whole} {MULTIPLIED_OUT}"] if whole else []
     notes += missing_blocks(decoder, architecture)
     _fold_scales(module.graph, decoder)
     _turn_pairs(module.graph, dissect(module), architecture)

@@ -15,6 +15,7 @@ from irlab.backends.gguf.weight_types import tensor_types
 from irlab.backends.gguf.writer import TensorInfo
 from irlab.errors import IrlabError
 from irlab.ir import Module
+from irlab.low_rank import MULTIPLIED_OUT
 from irlab.ops import nn
 from irlab.passmgr import Context
 from irlab.target import Holding, PlanRow
@@ -27,11 +28,19 @@ if TYPE_CHECKING:
 
 def plan(module: Module, options: GGUF) -> list[PlanRow]:
     """A row for the architecture, one for each way in which weights are stored, one for the size of the file."""
+<<<<<<< HEAD
     corrected, told = 0, ""
+=======
+    corrected = whole = 0
+>>>>>>> 01c70f5 (Make two thin matrices of large ones, with ranks where they cost least; multiply them out for GGUF and hf)
     try:
         if any(isinstance(op, nn.LowRankLinear | nn.DequantizeCache) for op in module.graph.ops()):
             module = module.clone()
+<<<<<<< HEAD
             told = without_codes(module.graph)
+=======
+            whole = adapter.multiply_out(module, Context())
+>>>>>>> 01c70f5 (Make two thin matrices of large ones, with ranks where they cost least; multiply them out for GGUF and hf)
             corrected = adapter.take_off(module, Context())
         decoder = dissect(module)
         architecture, _, reason = architecture_of(decoder, module)
@@ -40,6 +49,7 @@ def plan(module: Module, options: GGUF) -> list[PlanRow]:
     holding: Holding = "special" if architecture.per_layer else "native"
     note = f"architecture '{architecture.name}'" + (f": {reason}" if reason else "")
     rows = [PlanRow(f"{len(decoder.layers)} layers", holding, note)]
+    rows += [PlanRow(f"{whole} products of two factors", "emulated", MULTIPLIED_OUT)] if whole else []
     rows += [PlanRow("a missing block", "emulated", text) for text in missing_blocks(decoder, architecture)]
     fallbacks: list[str] = []
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from irlab.errors import LegalityError
 from irlab.ir import Module
+from irlab.low_rank import MULTIPLIED_OUT
 from irlab.ops import nn
 from irlab.options import Bytes
 from irlab.passmgr import Context
@@ -51,7 +52,10 @@ class HF(Backend, name="hf"):
             PlanRow(f"{count} weights in {encoding}", "emulated", f"stored decoded, as {dtype}: no smaller")
             for encoding, count in encodings(module.graph).items()
         ]
-        corrected = len(module.graph.find(nn.LowRankLinear))
+        thin = module.graph.find(nn.LowRankLinear)
+        corrected = sum(op.weight is not None for op in thin)
+        if len(thin) > corrected:
+            rows.append(PlanRow(f"{len(thin) - corrected} products of two factors", "emulated", MULTIPLIED_OUT))
         if corrected:
             rows.append(PlanRow(f"{corrected} low-rank corrections", "emulated", "merged into the decoded weights"))
         try:

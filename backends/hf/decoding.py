@@ -6,7 +6,7 @@ from collections import Counter
 
 from irlab.errors import IRError, LegalityError
 from irlab.ir import Graph, Op, Value, Weight
-from irlab.low_rank import merge
+from irlab.low_rank import merge, multiply_out
 from irlab.ops import nn, prim
 from irlab.types import DType, f32
 from irlab.weights import Cast, WeightSymbol
@@ -29,11 +29,12 @@ def encodings(graph: Graph) -> Counter[str]:
 
 def decoded(graph: Graph) -> Graph:
     """A copy of `graph` in which each encoded weight is decoded, with its low-rank correction, and rounded to the dtype
-    that the model computes in.
+    that the model computes in. Low-rank matrices are multiplied out.
 
     Raises LegalityError where an op cannot take a weight of that dtype.
     """
     copy = _copy(graph, model_dtype(graph))
+    multiply_out(copy)
     merge(copy)
     return copy
 

@@ -21,8 +21,8 @@ class Prune(Recipe):
     """The matrix `source` with zeros for a share of its numbers, those that are smallest for their row and column; with
     `keep_of`, for all but the `keep` largest of every `keep_of` neighbours in a row.
 
-    A number counts by abs(w) / |row| + abs(w) / |column|, with sums of magnitudes: by magnitude alone whole rows and
-    columns of small numbers would go (the relative importance of Zhang et al., "Plug-and-Play", ICLR 2024).
+    A number counts by abs(w) / (|row| |column|), with sums of magnitudes: as much as it exceeds what its row and column
+    let expect. By magnitude alone whole rows and columns of small numbers would go.
     """
 
     source: Recipe
@@ -68,8 +68,12 @@ class Prune(Recipe):
         return np.where(mask.reshape(values.shape), values, values.dtype.type(0))
 
     def _scores(self, values: AnyArray) -> Floats:
-        sizes = np.abs(as_f32(values))
-        tiny = np.finfo(np.float32).tiny
-        rows = np.maximum(sizes.sum(1, keepdims=True), tiny)
-        scores: Floats = sizes / rows + sizes / np.maximum(self.columns, tiny)
-        return scores
+        return relative_magnitudes(np.abs(as_f32(values)), self.columns)
+
+
+def relative_magnitudes(sizes: Floats, columns: Floats) -> Floats:
+    """sizes[rows, columns], each over the sums of its row and of its column, `columns` those of the whole matrix."""
+    tiny = np.finfo(np.float32).tiny
+    rows = np.maximum(sizes.sum(1, keepdims=True), tiny)
+    scores: Floats = sizes / rows * (columns.mean() / np.maximum(columns, tiny))
+    return scores

@@ -22,6 +22,7 @@ from irlab.reconstruction import Problem
 from irlab.sweep import LayerPass
 from irlab.weight_uses import replace_weights
 from irlab.weights import Array, Prune, WeightSymbol, check_finite, numpy_dtype, static_shape
+from irlab.weights.pruned import relative_magnitudes
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,8 +45,8 @@ class Sparsify(LayerPass, name="sparsify", exactness="lossy", per_layer=("sparsi
     behind it, whose codes of zero any archiver packs. Unstructured zeros gain nothing in llama.cpp, ONNX Runtime or
     TensorRT; prune-neurons and its like make matrices smaller instead.
 
-    `method`: which weights go. magnitude: the smallest of each matrix, for their row and column; nothing is computed
-    until a backend asks for it.
+    `method`: which weights go. magnitude: the smallest of each matrix, relative to their row and column; nothing is
+    computed until a backend asks for it.
     wanda: the least abs(w) * |x| of each row (Sun et al. 2023, arXiv 2306.11695). sparsegpt: the least w^2 / [H^-1]_jj,
     column by column, while later columns make up for the errors of earlier ones (Frantar & Alistarh 2023, arXiv
     2301.00774).
@@ -163,7 +164,7 @@ class _Solver:
         if options.method == "wanda":
             scores *= np.sqrt(np.diagonal(self.hessian))
         else:
-            scores *= 1 / scores.sum(1, keepdims=True) + 1 / np.maximum(scores.sum(0), np.finfo(np.float32).tiny)
+            scores = relative_magnitudes(scores, scores.sum(0))
         mask = pattern.largest(scores, rows=options.method == "wanda")
         found = np.where(mask, target, 0)
         return refit(target, mask, self.hessian, found) if options.refits else found

@@ -23,6 +23,7 @@ OPTIONS: Final = {
         "fuse,quantize{scheme=int8 group=16 embeddings=int8 indivisible=keep}",
     ),
     "repeat": ("repeat{n=3}(canonicalize,cse)",),
+    "low-rank": ("fuse,low-rank{method=svd ratio=0.1 multiple=1}", "fuse,low-rank{method=svd rank=64}"),
     "sparsify": ("fuse,sparsify{method=magnitude}",),
     "strip-unused": ("strip-unused", "strip-unused{inputs=false}"),
 }
