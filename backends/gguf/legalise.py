@@ -51,11 +51,8 @@ DEFAULT_CONTEXT = 2048
 def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     """`module`, changed in place. Its metadata gains "gguf", the file's keys, and "notes", what to tell the user."""
     registry.pass_class("cast").configure({"dtype": "f32"}).run(module, ctx)
-<<<<<<< HEAD
     told = without_codes(module.graph)
-=======
     whole = adapter.multiply_out(module, ctx)
->>>>>>> 01c70f5 (Make two thin matrices of large ones, with ranks where they cost least; multiply them out for GGUF and hf)
     corrected = adapter.take_off(module, ctx)
     decoder = dissect(module)
     architecture, rope, reason = architecture_of(decoder, module)

@@ -28,19 +28,12 @@ if TYPE_CHECKING:
 
 def plan(module: Module, options: GGUF) -> list[PlanRow]:
     """A row for the architecture, one for each way in which weights are stored, one for the size of the file."""
-<<<<<<< HEAD
-    corrected, told = 0, ""
-=======
-    corrected = whole = 0
->>>>>>> 01c70f5 (Make two thin matrices of large ones, with ranks where they cost least; multiply them out for GGUF and hf)
+    corrected, whole, told = 0, 0, ""
     try:
         if any(isinstance(op, nn.LowRankLinear | nn.DequantizeCache) for op in module.graph.ops()):
             module = module.clone()
-<<<<<<< HEAD
             told = without_codes(module.graph)
-=======
             whole = adapter.multiply_out(module, Context())
->>>>>>> 01c70f5 (Make two thin matrices of large ones, with ranks where they cost least; multiply them out for GGUF and hf)
             corrected = adapter.take_off(module, Context())
         decoder = dissect(module)
         architecture, _, reason = architecture_of(decoder, module)

@@ -5,24 +5,15 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
     recipe.py       what a recipe is                    leaves.py      files, numbers in memory, random numbers
     layout.py       transpose, slice, concat ...        arithmetic.py  cast, affine, low-rank update
     encoded.py      encode, decode, stored codes        safetensors.py the file format, read and written
-<<<<<<< HEAD
     stream.py       many weights in order, in threads   pruned.py      zeros for what is smallest
-    rotated.py      scaled and turned along an axis
-=======
-    factors.py      products of two thin matrices
-    stream.py       many weights in order, in threads    pruned.py      zeros for what is smallest
->>>>>>> 01c70f5 (Make two thin matrices of large ones, with ranks where they cost least; multiply them out for GGUF and hf)
+    rotated.py      scaled and turned along an axis     factors.py     products of two thin matrices
 """
 
 from ..floats import as_f16, as_f32
 from .arithmetic import Affine, Cast, LowRankUpdate
 from .encoded import Decode, Encode, Parts, with_codes
-<<<<<<< HEAD
-from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, take
-=======
 from .factors import Factor, Product
-from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves
->>>>>>> 01c70f5 (Make two thin matrices of large ones, with ranks where they cost least; multiply them out for GGUF and hf)
+from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, take
 from .leaves import Array, Cached, File, Literal, Random
 from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, static_shape

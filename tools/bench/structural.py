@@ -59,6 +59,26 @@ RECIPES = (
     Recipe("3 of 30 layers dropped", "smollm2", "drop-layers{count=3}", "ShortGPT block influence", 50.8),
     Recipe("FFN -25%", "minilm", "prune-neurons{ratio=0.25}", "MoDeGPT-style refit, uniform", 0.956),
     Recipe("heads -25%", "minilm", "prune-heads{ratio=0.25}", "MoDeGPT-style refit, uniform", 0.957),
+    Recipe("sparse 50% Wanda", "smollm2", "sparsify{method=wanda}", "Wanda", 67.0),
+    Recipe("sparse 50% SparseGPT", "smollm2", "sparsify", "SparseGPT", 63.6),
+    Recipe("sparse 2:4", "smollm2", "sparsify{pattern=2:4}", "SparseGPT 2:4", 108.0),
+    Recipe("low rank -20%", "smollm2", "low-rank{ratio=0.2}", "SVD-LLM", 120.0),
+    Recipe("sparse 50% magnitude", "minilm", "sparsify{method=magnitude}", "magnitude", 0.750),
+    Recipe("sparse 50% Wanda", "minilm", "sparsify{method=wanda}", "Wanda", 0.866),
+    Recipe("sparse 50% SparseGPT", "minilm", "sparsify", "SparseGPT", 0.915),
+    Recipe("sparse 2:4 magnitude", "minilm", "sparsify{method=magnitude pattern=2:4}", "magnitude 2:4", 0.603),
+    Recipe("sparse 2:4 Wanda", "minilm", "sparsify{method=wanda pattern=2:4}", "Wanda 2:4", 0.734),
+    Recipe("sparse 2:4 SparseGPT", "minilm", "sparsify{pattern=2:4}", "SparseGPT 2:4", 0.853),
+    Recipe(
+        "sparse 50%, int4 g32",
+        "minilm",
+        "sparsify,quantize{method=gptq sym=false}",
+        "SparseGPT and int4 jointly",
+        0.906,
+    ),
+    Recipe("low rank -25% SVD", "minilm", "low-rank{method=svd ratio=0.25}", "SVD", 0.592),
+    Recipe("low rank -25% ASVD", "minilm", "low-rank{method=asvd ratio=0.25}", "ASVD", 0.708),
+    Recipe("low rank -25% SVD-LLM", "minilm", "low-rank{ratio=0.25}", "SVD-LLM", 0.858),
 )
 """One row per recipe. Peers: perplexity for smollm2, mean cosine for minilm."""
 
