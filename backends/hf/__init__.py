@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from irlab.errors import LegalityError
 from irlab.ir import Module
@@ -36,9 +36,12 @@ class HF(Backend, name="hf"):
     not by name. Encoded ones are stored decoded, rounded to the dtype of the model: no smaller, for evaluation; their
     low-rank corrections are merged into them. A kv-cache is left out: transformers keeps its own.
 
+    `layout`: how encoded matrices of linear layers are stored instead, for loaders that compute with their codes:
+    compressed-tensors, gptq, awq or modelopt (irlab/layouts). An embedding table cannot be encoded in any of them.
     `shard`: the largest size of one safetensors file.
     """
 
+    layout: Literal["plain", "compressed-tensors", "gptq", "awq", "modelopt"] = "plain"
     shard: Bytes = _SHARD_BYTES
 
     writes_directory = True
@@ -46,12 +49,15 @@ class HF(Backend, name="hf"):
     def plan(self, module: Module) -> list[PlanRow]:
         from irlab.backends.hf.decoding import encodings, model_dtype
         from irlab.backends.hf.proof import prove
+        from irlab.backends.hf.quantized import plan_rows
 
         dtype = model_dtype(module.graph)
-        rows = [
-            PlanRow(f"{count} weights in {encoding}", "emulated", f"stored decoded, as {dtype}: no smaller")
-            for encoding, count in encodings(module.graph).items()
-        ]
+        stored = encodings(module.graph)
+        if self.layout == "plain":
+            said = f"stored decoded, as {dtype}: no smaller"
+            rows = [PlanRow(f"{count} weights in {encoding}", "emulated", said) for encoding, count in stored.items()]
+        else:
+            rows = plan_rows(module.graph, self.layout)
         thin = module.graph.find(nn.LowRankLinear)
         corrected = sum(op.weight is not None for op in thin)
         if len(thin) > corrected:
@@ -79,6 +85,8 @@ class HF(Backend, name="hf"):
         from irlab.backends.hf.decoding import encodings
         from irlab.backends.hf.files import companions
         from irlab.backends.hf.proof import prove
+        from irlab.backends.hf.quantized import quantized_names, require_holds
+        from irlab.layouts import LAYOUTS
 
         companions(module)  # refuses before the work, if they have gone
         proof = prove(module)
@@ -86,39 +94,52 @@ class HF(Backend, name="hf"):
         module.graph = proof.graph
         module.metadata["config"] = proof.config
         module.metadata["tensors"] = {name: symbol.name for name, symbol in proof.tensors.items()}
-        module.metadata["decoded"] = dict(stored)
+        module.metadata["decoded"] = dict(stored) if self.layout == "plain" else {}
+        if self.layout != "plain":
+            described = quantized_names(module)
+            require_holds(module, self.layout)
+            files = LAYOUTS[self.layout].files(described)
+            module.metadata["config"] = {**proof.config, "quantization_config": files.pop("quantization_config")}
+            module.metadata["files"] = files
         return module
 
     def estimate_bytes(self, module: Module) -> int:
         from irlab.backends.hf.files import companions
 
         copied = sum(path.stat().st_size for path, _ in companions(module))
-        return sum(symbol.size_bytes for symbol in _tensors(module)) + copied + (1 << 20)
+        return sum(symbol.size_bytes for symbol in self._tensors(module)) + copied + (1 << 20)
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:
         from irlab.backends.hf.files import copy_companions, model_card, write_json, write_weights
 
-        write_weights(_tensors(module), out, self.shard, ctx)
+        write_weights(self._tensors(module), out, self.shard, ctx)
         copy_companions(module, out)
         write_json(out / "config.json", module.metadata["config"])
         if module.metadata.get("generation_config"):
             write_json(out / "generation_config.json", module.metadata["generation_config"])
+        for name, content in module.metadata.get("files", {}).items():
+            write_json(out / name, content)
         (out / "README.md").write_text(model_card(module), "utf-8")
 
-    def float_tolerance(self, module: Module) -> float:
+    def float_tolerance(self, module: Module) -> float | None:
         from irlab.backends.hf.decoding import model_dtype
 
+        if self.layout != "plain":
+            # What loads a layout decodes it as it likes: in the dtype of its scales, say.
+            return None
         return _TOLERANCE.get(model_dtype(module.graph).name, _HALF_TOLERANCE)
 
     def runtime(self) -> Runtime:
         from irlab.backends.hf.transformers_runtime import Transformers
 
-        return Transformers()
+        return Transformers(self.layout)
 
+    def _tensors(self, module: Module) -> list[WeightSymbol]:
+        """The weights of a legalised module under the names that transformers loads them by."""
+        from irlab.backends.hf.quantized import quantized_tensors
+        from irlab.weights import WeightSymbol
 
-def _tensors(module: Module) -> list[WeightSymbol]:
-    """The weights of a legalised module under the names that transformers loads them by."""
-    from irlab.weights import WeightSymbol
-
-    weights = module.weights
-    return [WeightSymbol(name, weights[ours].recipe) for name, ours in module.metadata["tensors"].items()]
+        if self.layout != "plain":
+            return quantized_tensors(module, self.layout)
+        weights = module.weights
+        return [WeightSymbol(name, weights[ours].recipe) for name, ours in module.metadata["tensors"].items()]

@@ -13,14 +13,18 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from irlab.children import end
 from irlab.errors import InputError
 from irlab.target import Runtime
+
+_PACKAGES: Final = {"plain": (), "compressed-tensors": ("compressed_tensors", "accelerate")}
+"""What transformers needs to run a layout on a CPU; of others it cannot."""
 
 _WORKER = Path(__file__).with_name("worker.py")
 
@@ -30,11 +34,16 @@ class Transformers(Runtime):
 
     name = "transformers"
 
-    def __init__(self) -> None:
+    def __init__(self, layout: str = "plain") -> None:
         self._child: subprocess.Popen[str] | None = None
+        self._layout = layout
 
     def unavailable(self) -> str:
-        return ""
+        needed = _PACKAGES.get(self._layout)
+        if needed is None:
+            return f"transformers runs the {self._layout} layout on no CPU"
+        missing = [package for package in needed if find_spec(package) is None]
+        return f"transformers loads the {self._layout} layout with {' and '.join(missing)}" if missing else ""
 
     def logits(self, out: Path, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
         with tempfile.TemporaryDirectory(prefix="irlab-") as directory:

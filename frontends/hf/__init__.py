@@ -45,12 +45,13 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
     layer. Raises InputError in one line.
     """
     from irlab.checkpoint import find_checkpoint
-    from irlab.frontends.hf.config import metadata, read_config
+    from irlab.frontends.hf.config import metadata, quantization, read_config
 
     directory = Path(path)
     if not (directory / "config.json").is_file():
         raise InputError(f"{directory}: no config.json", "give the directory of a Hugging Face model")
     raw = read_config(directory)
+    quantized = quantization(directory, raw)
     checkpoint = find_checkpoint(directory)
 
     from irlab.frontends.hf.attention import TABLE
@@ -65,7 +66,7 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
     stamping = Stamping(model if stamp else None, skeleton.config)
     tables = {**LOWERINGS, **TABLE, **stamping.table()}
     exported = _traced(skeleton, stamping, frozenset(tables))
-    weights = weight_references(directory, checkpoint, computed_buffers(model), model.base_model_prefix)
+    weights = weight_references(directory, checkpoint, computed_buffers(model), model.base_model_prefix, quantized)
     lift = Lift(exported, tables, weights, skeleton.root)
     module = Module(
         lift.run([skeleton.output]), directory.resolve().name, metadata(directory, raw, skeleton.architecture)

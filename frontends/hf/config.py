@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from irlab.errors import InputError
+
+if TYPE_CHECKING:
+    from irlab.layouts import QuantizedCheckpoint
 
 _MAX_BYTES: Final = 64 << 20
 _MAX_LAYERS: Final = 10_000
@@ -37,14 +40,23 @@ def read_config(directory: Path) -> dict[str, Any]:
     layers = config.get("num_hidden_layers", 0)
     if not isinstance(layers, int) or not 0 <= layers <= _MAX_LAYERS:
         raise InputError(f"{path}: num_hidden_layers is {layers!r}, which is no number of layers")
-    if config.get("quantization_config"):
-        method = dict(config["quantization_config"]).get("quant_method", "an unnamed method")
-        raise InputError(
-            f"{path}: the weights are already quantised ({method})", "give the original model in bf16, f16 or f32"
-        )
     if config.get("is_encoder_decoder"):
         raise InputError(f"{path}: {config['model_type']} is an encoder-decoder model, which irlab does not lift")
     return config
+
+
+def quantization(directory: Path, config: dict[str, Any]) -> QuantizedCheckpoint | None:
+    """How the weights are quantised, which is taken out of `config`; None where they are not. Raises InputError for a
+    method that irlab does not read."""
+    from irlab.layouts import quantized_checkpoint
+
+    path = directory / "config.json"
+    found = config.pop("quantization_config", None)
+    if not found:
+        return None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: quantization_config is no JSON object")
+    return quantized_checkpoint(found, str(path))
 
 
 def metadata(directory: Path, config: dict[str, Any], architecture: str) -> dict[str, Any]:

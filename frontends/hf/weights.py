@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from irlab.frontends.torch.lower import WeightSource
+    from irlab.layouts import QuantizedCheckpoint
 
 
 def stored_dtype(checkpoint: Checkpoint | None) -> DType:
@@ -29,11 +30,16 @@ def stored_dtype(checkpoint: Checkpoint | None) -> DType:
 
 
 def weight_references(
-    directory: Path, checkpoint: Checkpoint | None, buffers: dict[str, torch.Tensor], base_prefix: str
+    directory: Path,
+    checkpoint: Checkpoint | None,
+    buffers: dict[str, torch.Tensor],
+    base_prefix: str,
+    quantized: QuantizedCheckpoint | None = None,
 ) -> WeightSource:
     """Weights by name. Without a checkpoint they refer to a file that is not there, and say so when they are read.
 
     `base_prefix` is what the names of a model with a head have in front of those of the bare model ("model").
+    `quantized` says how matrices of the checkpoint are encoded, if they are.
     """
     stored = {_modern(name): name for name in checkpoint or ()}
 
@@ -46,6 +52,12 @@ def weight_references(
         if checkpoint is None:
             return WeightSymbol(name, File(directory / SINGLE_FILE, name, of))
         spellings = (name, f"{base_prefix}.{name}", name.removeprefix(f"{base_prefix}."))
+        if quantized is not None:
+            for spelling in spellings:
+                stem = spelling.removesuffix(".weight")
+                encoded = quantized.symbol(checkpoint, stem, name, tuple(meta.shape)) if stem != spelling else None
+                if encoded is not None:
+                    return encoded
         found = next((stored[s] for s in spellings if s in stored), None)
         if found is None:
             raise InputError(f"{checkpoint.path}: the checkpoint has no tensor called '{name}', which the model needs")
