@@ -87,9 +87,9 @@ def run(
 ) -> Module:
     """A new module: `module` after the passes of `pipeline`: as text, or one or several passes configured in Python.
 
-    `targets` says where it must run. `calibration` is what passes learn from: a text file, token ids (an array, lists,
-    a .npy or .json file), "self" for what the model writes itself, or a table of input arrays [samples, ...]. Long
-    computations are kept in `cache_dir`.
+    `targets` says where it must run ("gguf", "onnx{precision=fp16}"). `calibration` is what passes learn from: a text
+    file, token ids (an array, lists, a .npy or .json file), "self" for what the model writes itself, or a table of
+    input arrays [samples, ...]. Long computations are kept in `cache_dir`.
     """
     from .calibration import Sample
     from .instruments import VerifyEach
@@ -97,7 +97,15 @@ def run(
     new = module.clone()
     sample = None if calibration is None else Sample(calibration, calibration_tokens, calibration_length)
     cache = None if cache_dir is None else Path(cache_dir)
-    ctx = Context(targets=tuple(targets), seed=seed, device=device, calibration=sample, cache_dir=cache)
+    outputs = tuple(make_backend(target, {}) for target in targets)
+    ctx = Context(
+        targets=tuple(output.name for output in outputs),
+        outputs=outputs,
+        seed=seed,
+        device=device,
+        calibration=sample,
+        cache_dir=cache,
+    )
     PassManager(build_pipeline(pipeline), ctx, (VerifyEach(),) if instruments is None else instruments).run(new)
     return new
 
@@ -149,7 +157,7 @@ def emit_with(
     backend: Backend, module: Module, out: Path, *, parity: bool | None, force: bool, ctx: Context | None = None
 ) -> Emitted:
     """`emit`, with a backend that is already configured."""
-    from .outputs import size_bytes, whole_output
+    from .outputs import require_size, size_bytes, whole_output
     from .parity import Parity, check_parity, require_parity
     from .passmgr import Context
     from .verify import verify
@@ -167,6 +175,7 @@ def emit_with(
             with ctx.clock.span("write") as writing:
                 backend.write(legal, temporary, ctx)
             writing.weights_computed = sum(bool(symbol.recipe.inputs) for symbol in legal.weights.values())
+            require_size(temporary, ctx.size_limits.get(str(backend)))
             measured = Parity(skipped="not asked for")
             if parity is not False:
                 with ctx.clock.span("parity"):

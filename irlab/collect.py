@@ -68,7 +68,7 @@ def taps_by_weight(taps: Iterable[Tap]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def collect(kind: type[A], module: Module, ctx: Context) -> Mapping[str, A]:
+def collect(kind: type[A], module: Module, ctx: Context) -> Kept[A]:
     """`kind` for every weight matrix of `module`, read from the cache as it is asked for."""
     batches = ctx.calibration_batches(module)
     what = "gradients" if issubclass(kind, GradientAnalysis) else kind.name
@@ -83,8 +83,9 @@ def collect(kind: type[A], module: Module, ctx: Context) -> Mapping[str, A]:
 
 
 def _row_steps(kind: type[RowAnalysis], walk: Walk, shelf: Shelf) -> Iterator[None]:
-    for layer in walk.layers:
-        if not shelf.has(layer.item):
+    missing = [layer.index for layer in walk.layers if not shelf.has(layer.item)]
+    for layer in walk.layers[: max(missing, default=-1) + 1]:
+        if layer.index in missing:
             facts = (yield from collect_rows(walk, layer, [kind]))[kind]
             arrays = {f"{tap}/{part}": a for tap, fact in facts.taps.items() for part, a in fact.arrays().items()}
             shelf.put_arrays(layer.item, arrays, {"weights": {kind.name: facts.weights}})
@@ -114,6 +115,13 @@ class Kept(Mapping[str, A]):
                     found.merge(fact)
         assert found is not None
         return found
+
+    def sharing(self) -> list[list[str]]:
+        """The weights in groups of the same facts."""
+        groups: dict[tuple[tuple[str, tuple[str, ...]], ...], list[str]] = {}
+        for weight, places in self._items.items():
+            groups.setdefault(tuple(places), []).append(weight)
+        return list(groups.values())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)

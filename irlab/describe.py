@@ -85,12 +85,12 @@ def print_plan(module: Module, backends: Sequence[Backend]) -> int:
     return int(impossible)
 
 
-def rendered(table: Table) -> str:
+def rendered(table: Table, width: int = 100) -> str:
     """The table as text."""
     from rich.console import Console
 
     out = io.StringIO()
-    Console(file=out, width=100).print(table)
+    Console(file=out, width=width).print(table)
     return out.getvalue().rstrip()
 
 

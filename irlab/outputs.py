@@ -100,3 +100,12 @@ def size_bytes(path: Path) -> int:
     if path.is_dir():
         return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
     return path.stat().st_size
+
+
+def require_size(path: Path, limit: int | None) -> None:
+    """Raise CheckError if what was written is larger than a pass promised."""
+    if limit is not None and (size := size_bytes(path)) > limit:
+        raise CheckError(
+            f"{size:,} bytes were written, more than the {limit:,} that were asked for",
+            "a pass after mixed-precision made the model larger: put it before",
+        )

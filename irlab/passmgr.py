@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
@@ -25,6 +26,7 @@ from .timing import Clock, Span
 if TYPE_CHECKING:
     from .analysis import A
     from .calibration import Batch, Sample
+    from .collect import Kept
     from .rewrite import Match, Observer, Rule
     from .target import Backend
 
@@ -171,6 +173,8 @@ class PassRecord:
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     """What was measured of single layers: figures by name, by module path or weight name. Left empty where that would
     cost more than the pass itself."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """What the pass decided before it changed anything, where it decides by looking at the whole module."""
 
     def note_span(self, span: Span) -> None:
         """Take over the times of a pass that ran, and tell its span what it did, rule by rule."""
@@ -222,7 +226,9 @@ class Progress:
 class Context:
     """What a pass may know: where the result must run, what it may learn from, how to compute, how to report.
 
-    With `is_plan` only types and sizes of the result are asked for: weights need no values.
+    With `is_plan` only types and sizes of the result are asked for: weights need no values. `outputs` are the backends
+    of `targets` where they are configured already, `size_limits` what a pass promised that their files are no larger
+    than. `tell` is for what the user should read while passes run.
     """
 
     targets: tuple[str, ...] = ()
@@ -235,6 +241,9 @@ class Context:
     calibration: Sample | None = None
     cache_dir: Path | None = None
     is_plan: bool = False
+    outputs: tuple[Backend, ...] = ()
+    size_limits: dict[str, int] = field(default_factory=dict)
+    tell: Callable[[str], None] = lambda text: None
     manager: PassManager = field(init=False, repr=False)
     rewrites: int = field(default=0, init=False)
     _batches: list[Batch] | None = field(default=None, init=False, repr=False)
@@ -266,6 +275,15 @@ class Context:
             self.record.rule_seconds[name] = (earlier[0] + wall, earlier[1] + cpu)
         return result.total
 
+    @contextmanager
+    def recording(self, record: PassRecord) -> Iterator[None]:
+        """Note in `record` what is noted meanwhile."""
+        outer, self.record = self.record, record
+        try:
+            yield
+        finally:
+            self.record = outer
+
     def note_rewrites(self, hits: dict[str, int]) -> None:
         """Count changes made by hand, by the name of what made them."""
         for name, count in hits.items():
@@ -274,7 +292,7 @@ class Context:
                 self.record.rewrites += count
                 self.record.rules[name] = self.record.rules.get(name, 0) + count
 
-    def analysis(self, kind: type[A]) -> Mapping[str, A]:
+    def analysis(self, kind: type[A]) -> Kept[A]:
         """`kind` for every weight matrix of the module that is being changed, collected on the calibration data.
 
         Facts are kept by what they depend on: asked for again they are read, and after a change of the module they are
@@ -307,10 +325,11 @@ class Context:
         self.record.weights_computed += count
 
     def backends(self) -> list[Backend]:
-        """The targets' backends with default options, to ask what they can hold."""
+        """The targets' backends, as they are configured or with default options, to ask what they can hold."""
         from .registry import backend
 
-        return [backend(target)() for target in self.targets]
+        configured = {output.name for output in self.outputs}
+        return [*self.outputs, *(backend(target)() for target in self.targets if target not in configured)]
 
 
 BETWEEN: Final = "verifying, checking, printing"

@@ -20,7 +20,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .analysis import Analysis, LayerStatistics, OriginalInputs
 from .errors import InputError, IrlabError
@@ -58,8 +58,9 @@ class LayerPass(Pass):
         become, also inside a layer (True), or all those of a layer together (False); None: either will do."""
         return None
 
-    def decided(self, module: Module, ctx: Context) -> Self:
-        """This pass with what it must decide for the whole model before the sweep, as options per layer."""
+    def decided(self, module: Module, ctx: Context) -> LayerPass:
+        """This pass with what it must decide for the whole model before the sweep, as options per layer; or the pass
+        that does what was decided."""
         return self
 
     def install(self, graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
@@ -146,12 +147,13 @@ def sweep(module: Module, ctx: Context, steps: Recorded) -> None:
         names = ", ".join(str(step) for step, _ in steps)
         raise InputError(f"{names} needs calibration data", "give --calibration TEXTFILE (or self)")
     batches = ctx.calibration_batches(module)
-    steps = [(step.decided(module, ctx), record) for step, record in steps]
+    steps = [(_deciding(step, module, ctx, record), record) for step, record in steps]
     key = module_key(module, batches, ctx, [step.resolved_text() for step, _ in steps])
     shelf = Shelf.open(ctx.cache, "sweeps", key)
     for step, record in steps:
         record.bytes_before = record.bytes_before or stored_bytes(module)
-        step.prepare(module, ctx)
+        with ctx.recording(record):
+            step.prepare(module, ctx)
     with Activations() as store, Activations() as originals:
         walk = Walk(module.graph, batches, ctx.device, store)
         wanted = any(OriginalInputs in step.needs() for step, _ in steps)
@@ -163,6 +165,11 @@ def sweep(module: Module, ctx: Context, steps: Recorded) -> None:
     for step, record in steps:
         step.finish(module, record)
         record.bytes_after = stored_bytes(module)
+
+
+def _deciding(step: LayerPass, module: Module, ctx: Context, record: PassRecord) -> LayerPass:
+    with ctx.recording(record):
+        return step.decided(module, ctx)
 
 
 @dataclass

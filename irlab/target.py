@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .encodings import Encoding
     from .ops.nn import QuantizeActivation
     from .passmgr import Context
+    from .types import TensorType
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,18 @@ class Backend(Configurable, ABC):
     @abstractmethod
     def estimate_bytes(self, module: Module) -> int:
         """About how many bytes `write` will write for a legalised module; checked against the free disk space."""
+
+    def exact_bytes(self, module: Module) -> int | None:
+        """How many bytes `write` will write for a legalised module, all files together; None where only writing them
+        shows that. Reads no large weight."""
+        return None
+
+    def weight_bytes(self, type: TensorType, module: Module) -> int:
+        """The bytes that a weight of this type takes in what is written for `module`, padding included: to compare
+        types by."""
+        size = type.size_bytes
+        assert isinstance(size, int), "sizes of weights are known"
+        return size
 
     @abstractmethod
     def write(self, module: Module, out: Path, ctx: Context) -> None:

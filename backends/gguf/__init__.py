@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from irlab.backends.gguf.writer import Tensor, TensorInfo
     from irlab.encodings import Encoding
     from irlab.ops.nn import QuantizeActivation
+    from irlab.types import TensorType
     from irlab.weights import WeightSymbol
 
 
@@ -88,6 +89,32 @@ class GGUF(Backend, name="gguf"):
         from irlab.backends.gguf.writer import size_bytes
 
         return size_bytes(module.metadata["gguf"], [tensor_info(s) for s in (*_symbols(module), *_factors(module))])
+
+    def exact_bytes(self, module: Module) -> int:
+        from irlab.backends.gguf import adapter
+        from irlab.backends.gguf.writer import shard_bytes, size_bytes
+
+        metadata = module.metadata["gguf"]
+        infos, factors = [tensor_info(s) for s in _symbols(module)], [tensor_info(s) for s in _factors(module)]
+        beside = size_bytes(adapter.metadata(metadata), factors) if factors else 0
+        if self.split is not None:
+            return beside + sum(shard_bytes(metadata, infos, self.split))
+        return beside + size_bytes(metadata, infos)
+
+    def weight_bytes(self, type: TensorType, module: Module) -> int:
+        from irlab.backends.gguf.encoding import exact
+        from irlab.backends.gguf.ggml import ggml_type
+        from irlab.backends.gguf.writer import TensorInfo, padded
+        from irlab.weights import static_shape
+
+        shape = static_shape(type)
+        if type.encoding is None:
+            kind = ggml_type("F32" if type.rank < 2 or type.dtype.bits > 16 else type.dtype.name.upper())
+        else:
+            held = exact(type.encoding, shape[-1])
+            assert held is not None, f"GGUF does not hold {type.encoding}"
+            kind = held.type
+        return padded(TensorInfo("", shape, kind).size_bytes)
 
     def beside(self, module: Module) -> tuple[str, ...]:
         from irlab.backends.gguf.adapter import SUFFIX

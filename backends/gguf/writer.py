@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,25 +94,43 @@ def write_shards(
 
     Returns the first shard, which is the file to load: it holds the metadata, and llama.cpp finds the others.
     """
-    _check([tensor.info for tensor in tensors])
-    shards = _split(tensors, split_bytes)
+    infos = [tensor.info for tensor in tensors]
+    _check(infos)
+    groups = _split(infos, split_bytes)
     names: list[str] = [
-        gguf.gguf_writer.SHARD_NAME_FORMAT.format(stem, index + 1, len(shards)) for index in range(len(shards))
+        gguf.gguf_writer.SHARD_NAME_FORMAT.format(stem, index + 1, len(groups)) for index in range(len(groups))
     ]
-    keys = gguf.Keys.Split
-    for index, shard in enumerate(shards):
-        place: dict[str, MetadataValue] = {
-            keys.LLM_KV_SPLIT_NO: np.uint16(index),
-            keys.LLM_KV_SPLIT_COUNT: np.uint16(len(shards)),
-            keys.LLM_KV_SPLIT_TENSORS_COUNT: np.int32(len(tensors)),
-        }
-        write(folder / names[index], {**metadata, **place} if index == 0 else place, shard, progress=progress)
+    rest = iter(tensors)
+    for index, group in enumerate(groups):
+        keys = _shard_metadata(metadata, index, len(groups), len(tensors))
+        write(folder / names[index], keys, list(islice(rest, len(group))), progress=progress)
     return folder / names[0]
+
+
+def shard_bytes(metadata: Mapping[str, MetadataValue], infos: Sequence[TensorInfo], split_bytes: int) -> list[int]:
+    """The sizes of the files that `write_shards` makes of these."""
+    groups = _split(infos, split_bytes)
+    return [
+        size_bytes(_shard_metadata(metadata, index, len(groups), len(infos)), group)
+        for index, group in enumerate(groups)
+    ]
+
+
+def _shard_metadata(
+    metadata: Mapping[str, MetadataValue], index: int, count: int, tensors: int
+) -> Mapping[str, MetadataValue]:
+    keys = gguf.Keys.Split
+    place: dict[str, MetadataValue] = {
+        keys.LLM_KV_SPLIT_NO: np.uint16(index),
+        keys.LLM_KV_SPLIT_COUNT: np.uint16(count),
+        keys.LLM_KV_SPLIT_TENSORS_COUNT: np.int32(tensors),
+    }
+    return {**metadata, **place} if index == 0 else place
 
 
 def size_bytes(metadata: Mapping[str, MetadataValue], infos: Sequence[TensorInfo]) -> int:
     """The size of the file that `write` makes of these."""
-    return len(_head(metadata, infos)) + sum(_padded(info.size_bytes) for info in infos)
+    return len(_head(metadata, infos)) + sum(padded(info.size_bytes) for info in infos)
 
 
 def _write_tensor(file: IO[bytes], tensor: Tensor, progress: Callable[[int], None]) -> None:
@@ -126,7 +145,7 @@ def _write_tensor(file: IO[bytes], tensor: Tensor, progress: Callable[[int], Non
     size = tensor.info.size_bytes
     if written != size:
         raise RuntimeError(f"{tensor.info.name}: {written} bytes came where {size} were announced")
-    file.write(bytes(_padded(size) - size))
+    file.write(bytes(padded(size) - size))
 
 
 def _check(infos: Sequence[TensorInfo]) -> None:
@@ -143,15 +162,15 @@ def _check(infos: Sequence[TensorInfo]) -> None:
             )
 
 
-def _split(tensors: Sequence[Tensor], split_bytes: int) -> list[list[Tensor]]:
-    shards: list[list[Tensor]] = [[]]
+def _split(infos: Sequence[TensorInfo], split_bytes: int) -> list[list[TensorInfo]]:
+    shards: list[list[TensorInfo]] = [[]]
     filled = 0
-    for tensor in tensors:
-        size = _padded(tensor.info.size_bytes)
+    for info in infos:
+        size = padded(info.size_bytes)
         if shards[-1] and filled + size > split_bytes:
             shards.append([])
             filled = 0
-        shards[-1].append(tensor)
+        shards[-1].append(info)
         filled += size
     return shards
 
@@ -167,8 +186,8 @@ def _head(metadata: Mapping[str, MetadataValue], infos: Sequence[TensorInfo]) ->
         out += _string(info.name)
         out += struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *reversed(info.shape))
         out += struct.pack("<IQ", info.type.id, offset)
-        offset += _padded(info.size_bytes)
-    out += bytes(_padded(len(out)) - len(out))
+        offset += padded(info.size_bytes)
+    out += bytes(padded(len(out)) - len(out))
     return bytes(out)
 
 
@@ -199,5 +218,6 @@ def _value(key: str, value: MetadataValue) -> bytes:
     return struct.pack("<I", kind) + data if array.ndim == 0 else struct.pack("<IIQ", _ARRAY, kind, len(array)) + data
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """What a tensor of `size` bytes takes in the file."""
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -11,7 +11,7 @@ from irlab.errors import LegalityError, UsageError
 from irlab.ir import Module
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
-from irlab.types import f32
+from irlab.types import TensorType, f16, f32
 
 if TYPE_CHECKING:
     from irlab.backends.onnx.emitter import Emitter
@@ -103,6 +103,27 @@ class ONNX(Backend, name="onnx"):
     def estimate_bytes(self, module: Module) -> int:
         weights = sum(symbol.size_bytes for symbol in module.weights.values())
         return weights + weights // 10 + (64 << 10) * (1 + len(module.weights))
+
+    def exact_bytes(self, module: Module) -> int:
+        from irlab.backends.onnx import genai
+        from irlab.backends.onnx.writer import emit
+
+        copy = module.clone()
+        model, _, data_bytes = emit(copy, self.emitter(copy))
+        size = int(model.ByteSize()) + data_bytes
+        if self.writes_genai(module):
+            size += genai.companion_bytes(module, self.max_length, self.accuracy_level, self.provider.genai_name)
+        return size
+
+    def weight_bytes(self, type: TensorType, module: Module) -> int:
+        from irlab.backends.onnx.forms import part_bytes
+        from irlab.backends.onnx.vocabulary import Vocabulary
+        from irlab.backends.onnx.writer import placed_bytes
+        from irlab.precision import compute_dtype
+
+        half = self.precision == "fp16" or (self.precision != "fp32" and compute_dtype(module) is f16)
+        blocks = Vocabulary(self.provider, self.profile == "portable").blocks
+        return sum(map(placed_bytes, part_bytes(type, blocks, f16 if half else f32)))
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:
         from irlab.backends.onnx import genai

@@ -7,6 +7,7 @@ halves of integers) as int8. Such a file is larger than the encoding, and no fas
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +26,7 @@ from irlab.precision import compute_dtype
 from irlab.target import Holding
 from irlab.types import DType, TensorType, f32
 from irlab.weight_uses import WeightUses, replace_weights, weight_uses
-from irlab.weights import Cast, Decode, Recipe, WeightSymbol
+from irlab.weights import Cast, Decode, Recipe, WeightSymbol, static_shape
 from irlab.weights.recipe import AnyArray
 
 TWO_BIT_BLOCKS: Final = (32, 64, 128)
@@ -106,6 +107,19 @@ def _integer_bits(levels: Levels) -> int:
     else:
         return 0
     return 4 if low >= -8 and high <= 7 else 8 if low >= -127 and high <= 127 else 0
+
+
+def part_bytes(type: TensorType, blocks: Blocks, dtype: DType) -> list[int]:
+    """The bytes of each tensor that a weight of this type is stored as, in a model that computes in `dtype`."""
+    integers = form(type.encoding, blocks).integers if type.encoding is not None else None
+    if integers is None:
+        plain = type.with_element(dtype if type.dtype.is_float else type.dtype).size_bytes
+        assert isinstance(plain, int), "sizes of weights are known"
+        return [plain]
+    *lead, columns = static_shape(type)
+    rows, groups = math.prod(lead), integers.groups(columns)
+    zeros = [] if integers.symmetric else [rows * -(-groups * integers.bits // 8)]
+    return [rows * columns * integers.bits // 8, rows * groups * dtype.bits // 8, *zeros]
 
 
 @dataclass(frozen=True)

@@ -134,10 +134,22 @@ def special_tokens(module: Module) -> dict[str, int | list[int]]:
 
 def write_companions(module: Module, directory: Path, max_length: int, accuracy_level: int, provider: str = "") -> None:
     """Write genai_config.json and copy the tokenizer's files."""
-    text = json.dumps(config(module, max_length, accuracy_level, provider), indent=2) + "\n"
-    (directory / CONFIG_FILE).write_text(text, "utf-8")
+    (directory / CONFIG_FILE).write_bytes(_config_text(module, max_length, accuracy_level, provider))
+    for file in _tokenizer_files(module):
+        shutil.copyfile(file, directory / file.name)
+
+
+def companion_bytes(module: Module, max_length: int, accuracy_level: int, provider: str = "") -> int:
+    """The bytes that `write_companions` writes."""
+    copied = sum(file.stat().st_size for file in _tokenizer_files(module))
+    return len(_config_text(module, max_length, accuracy_level, provider)) + copied
+
+
+def _config_text(module: Module, max_length: int, accuracy_level: int, provider: str) -> bytes:
+    return (json.dumps(config(module, max_length, accuracy_level, provider), indent=2) + "\n").encode()
+
+
+def _tokenizer_files(module: Module) -> list[Path]:
     source = module.metadata.get("tokenizer")
-    if source:
-        for name in TOKENIZER_FILES:
-            if (Path(source) / name).is_file():
-                shutil.copyfile(Path(source) / name, directory / name)
+    files = [Path(source) / name for name in TOKENIZER_FILES] if source else []
+    return [file for file in files if file.is_file()]

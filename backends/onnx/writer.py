@@ -27,6 +27,11 @@ _INLINE_BYTES: Final = 1024
 """Smaller tensors stay in the protobuf: shape inference looks at them."""
 
 
+def placed_bytes(size: int) -> int:
+    """The bytes that a tensor of `size` bytes takes, with what lies between it and the next one."""
+    return size if size <= _INLINE_BYTES else -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
 def build(module: Module, emitter: Emitter) -> onnx.GraphProto:
     """Emit the module's graph. Names of inputs and outputs are kept as they are."""
     from onnx import helper

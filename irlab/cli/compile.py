@@ -50,9 +50,7 @@ def compile_input(args: argparse.Namespace) -> int:
         )
     passes = build_pipeline(args.passes)
     _require_in_pipeline({*args.print_ir_before, *args.print_ir_after} - {"*"}, passes)
-    ctx = _context(
-        args, [*(make_backend(t, {}).name for t in args.target), *(b.name for b in backends if b.name != "ir")]
-    )
+    ctx = _context(args, [*(make_backend(t, {}) for t in args.target), *(b for b in backends if b.name != "ir")])
     measurements = Measurements(args, ctx, [b.name for b in backends])
     timeline = timeline_for(args)
     manager = PassManager(passes, ctx, [*_instruments(args, measurements), *([timeline] if timeline else [])])
@@ -129,7 +127,7 @@ def _require_in_pipeline(names: Iterable[str], passes: Sequence[Pass]) -> None:
             )
 
 
-def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
+def _context(args: argparse.Namespace, outputs: Sequence[Backend]) -> Context:
     from ..passmgr import Context
 
     if args.device == "cuda":
@@ -138,7 +136,8 @@ def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
         if not torch.cuda.is_available():
             raise InputError("no CUDA device was found", "leave out --device, or install a CUDA build of torch")
     ctx = Context(
-        targets=tuple(dict.fromkeys(targets)),
+        targets=tuple(dict.fromkeys(output.name for output in outputs)),
+        outputs=tuple(dict.fromkeys(outputs)),
         seed=args.seed,
         device=args.device,
         jobs=max(1, args.jobs),
@@ -150,6 +149,8 @@ def _context(args: argparse.Namespace, targets: Sequence[str]) -> Context:
         from ..progress import RichProgress
 
         ctx.progress = RichProgress()
+    if not args.quiet:
+        ctx.tell = lambda text: print(text, file=sys.stderr)
     if args.check == "rewrites":
         from ..diff import RewriteChecker
 

@@ -19,7 +19,7 @@ from irlab.layers import Layer
 from irlab.passes.quantize.awq import Scaled, scale_channels
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
-from irlab.passmgr import Context
+from irlab.passmgr import Context, PassRecord
 from irlab.registry import importances, mixed_encodings
 from irlab.sweep import LayerPass
 from irlab.weights import Encode, WeightSymbol, static_shape, with_codes
@@ -132,6 +132,13 @@ class Quantize(
         weights = importances(module, self.imatrix) if self.imatrix else {}
         encode_weights(module.graph, chosen, HQQ_NORM if self.method == "hqq" else 2.0, weights)
         ctx.note_rewrites({"encode": len(chosen)})
+
+    def finish(self, module: Module, record: PassRecord) -> None:
+        """Round to nearest what no linear layer was seen to multiply with."""
+        rest = self._chosen(module.graph, Counter())
+        if rest:
+            encode_weights(module.graph, rest)
+            record.rules["no-inputs"] = len(rest)
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         inside = set(statistics[InputHessian].weights) & layer.weights.keys()

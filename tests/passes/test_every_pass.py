@@ -18,6 +18,7 @@ OPTIONS: Final = {
     "prune-heads": ("prune-heads{ratio=0.5 score=magnitude refit=false}",),
     "prune-neurons": ("prune-neurons{ratio=0.5 score=magnitude refit=false multiple=1}",),
     "cast": ("cast{dtype=bf16}", "cast{dtype=f32}"),
+    "mixed-precision": ("fuse,mixed-precision{bpw=16}",),
     "quantize": (
         "fuse,quantize{group=0}",
         "fuse,quantize{scheme=int8 group=16 embeddings=int8 indivisible=keep}",
