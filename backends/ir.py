@@ -15,6 +15,8 @@ from irlab.target import Backend, PlanRow
 class IR(Backend, name="ir"):
     """IR text, or an .irlab directory with the computed weights (`embed=true`: with all weights)."""
 
+    readings = 0  # text says how weights come about; what it embeds is read once
+
     embed: bool = False
 
     def plan(self, module: Module) -> list[PlanRow]:

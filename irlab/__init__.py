@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import emit, evaluate, find, load, parse, run
+    from .api import emit, emit_all, evaluate, find, load, parse, run
     from .errors import IrlabError
     from .ir import Graph, GraphBuilder, Module, Op, Value
     from .ops import nn, prim
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "emit": "api",
+    "emit_all": "api",
     "evaluate": "api",
     "find": "api",
     "load": "api",
@@ -58,6 +59,7 @@ __all__ = [
     "Value",
     "__version__",
     "emit",
+    "emit_all",
     "evaluate",
     "find",
     "load",

@@ -153,6 +153,31 @@ def emit(
     return emit_with(make_backend(target, options), module, Path(out), parity=parity, force=force, ctx=ctx)
 
 
+def emit_all(
+    module: Module,
+    outputs: Mapping[str | Path, str],
+    *,
+    parity: bool | None = None,
+    force: bool = False,
+    ctx: Context | None = None,
+) -> list[Emitted]:
+    """Write `module` to several places, each for a target: {"m.gguf": "gguf", "m-onnx": "onnx{ep=cuda}"}.
+
+    As `emit` for each, except that weights are encoded once, and all outputs get the same codes.
+    """
+    from .compute_once import for_outputs
+
+    chosen = [(Path(out), make_backend(target, {})) for out, target in outputs.items()]
+    if not chosen:
+        return []
+    ctx = ctx or Context(targets=tuple(dict.fromkeys(backend.name for _, backend in chosen)))
+    with for_outputs(module, [backend for _, backend in chosen], chosen[0][0].parent, ctx) as ready:
+        return [
+            emit_with(backend, ready if backend.readings else module, out, parity=parity, force=force, ctx=ctx)
+            for out, backend in chosen
+        ]
+
+
 def emit_with(
     backend: Backend, module: Module, out: Path, *, parity: bool | None, force: bool, ctx: Context | None = None
 ) -> Emitted:

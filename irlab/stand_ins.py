@@ -9,14 +9,14 @@ from pathlib import Path
 from .ir import Module
 from .types import TensorType
 from .weight_uses import replace_weights
-from .weights import Encode, Random, Recipe, WeightSymbol
+from .weights import Encode, Random, Recipe, WeightSymbol, rebuilt
 
 
 def stand_ins(module: Module, wanted: Callable[[Recipe], bool]) -> dict[str, WeightSymbol]:
     """The weights of `module` that are made from `wanted` recipes, by name, with random numbers in their place."""
     found: dict[str, WeightSymbol] = {}
     for number, (name, symbol) in enumerate(module.weights.items()):
-        recipe = _exchanged(symbol.recipe, wanted, number)
+        recipe = rebuilt(symbol.recipe, lambda r, seed=number: _random(r.type, seed) if wanted(r) else None)  # type: ignore[misc]
         if recipe is not symbol.recipe:
             found[name] = WeightSymbol(name, recipe)
     return found
@@ -38,24 +38,6 @@ def missing(recipe: Recipe) -> bool:
     """Whether the recipe reads a file that is not there."""
     values = [getattr(recipe, field.name) for field in dataclasses.fields(recipe)]  # type: ignore[arg-type]
     return any(isinstance(value, Path) and not value.exists() for value in values)
-
-
-def _exchanged(recipe: Recipe, wanted: Callable[[Recipe], bool], seed: int) -> Recipe:
-    if wanted(recipe):
-        return _random(recipe.type, seed)
-    changes: dict[str, object] = {}
-    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
-        value = getattr(recipe, field.name)
-        if isinstance(value, Recipe):
-            new: object = _exchanged(value, wanted, seed)
-        elif isinstance(value, tuple) and any(isinstance(item, Recipe) for item in value):
-            new = tuple(_exchanged(v, wanted, seed) if isinstance(v, Recipe) else v for v in value)
-            new = value if all(a is b for a, b in zip(new, value)) else new
-        else:
-            continue
-        if new is not value:
-            changes[field.name] = new
-    return dataclasses.replace(recipe, **changes) if changes else recipe  # type: ignore[type-var]
 
 
 def _random(type: TensorType, seed: int) -> Recipe:

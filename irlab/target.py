@@ -108,6 +108,8 @@ class Backend(Configurable, ABC):
     """
 
     writes_directory: ClassVar[bool] = False
+    readings: ClassVar[int] = 1
+    """How often the weights are read for one output."""
 
     def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

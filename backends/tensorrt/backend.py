@@ -45,6 +45,7 @@ class TensorRT(Backend, name="tensorrt"):
     """
 
     writes_directory = True
+    readings = 2  # for the engine, and for the evaluator
 
     targets: tuple[str, ...] = ()
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"

@@ -17,6 +17,8 @@ from .recipe import require_model, save_recipe
 from .replay import replay_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..api import Emitted
     from ..cost import Sizes
     from ..ir import Module
@@ -210,22 +212,41 @@ def _emit_all(
     measurements: Measurements,
 ) -> int:
     """Write every output, adding to `emitted`; the exit status of those that failed under --keep-going."""
+    from ..compute_once import for_outputs
+
+    written = [(output.path, backend) for output, backend in zip(outputs, backends) if output.path is not None]
+    if len(written) < len(outputs) and (
+        args.outputs or not (args.why_not or args.dump_graph or args.dump_each or args.stats)
+    ):
+        # Text nobody asked for would bury the answer to --why-not or --stats.
+        sys.stdout.write(str(module))
+    if not written:
+        return 0
+    with for_outputs(module, [backend for _, backend in written], written[0][0].parent, ctx) as ready:
+        return _write_all(args, module, ready, written, ctx, emitted, measurements)
+
+
+def _write_all(
+    args: argparse.Namespace,
+    module: Module,
+    ready: Module,
+    written: Sequence[tuple[Path, Backend]],
+    ctx: Context,
+    emitted: list[Emitted],
+    measurements: Measurements,
+) -> int:
+    """Write the outputs that have a place: `module`, or it with its codes computed."""
     from ..api import emit_with
 
     status = 0
-    looked = bool(args.why_not or args.dump_graph or args.dump_each or args.stats)
-    for output, backend in zip(outputs, backends):
-        if output.path is None:
-            # Text nobody asked for would bury the answer to --why-not or --stats.
-            if args.outputs or not looked:
-                sys.stdout.write(str(module))
-            continue
+    for path, backend in written:
+        source = ready if backend.readings else module
         try:
-            result = emit_with(backend, module, output.path, parity=args.parity, force=args.force, ctx=ctx)
+            result = emit_with(backend, source, path, parity=args.parity, force=args.force, ctx=ctx)
         except IrlabError as error:
             if not args.keep_going:
                 raise
-            print(f"irlab-opt: error: {output.target}: {error}", file=sys.stderr)
+            print(f"irlab-opt: error: {backend}: {error}", file=sys.stderr)
             status = status or error.exit_status
             continue
         emitted.append(result)

@@ -11,12 +11,12 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
 
 from ..floats import as_f16, as_f32
 from .arithmetic import Affine, Cast, LowRankUpdate
-from .encoded import Decode, Encode, Parts, with_codes
+from .encoded import Decode, Encode, Encoded, Parts, with_codes
 from .factors import Factor, Product
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, take
 from .leaves import Array, Cached, File, Literal, Random
 from .pruned import Prune
-from .recipe import Recipe, WeightSymbol, numpy_dtype, static_shape
+from .recipe import Recipe, WeightSymbol, numpy_dtype, rebuilt, static_shape
 from .rotated import Rotate, Scale
 from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
 
@@ -29,6 +29,7 @@ __all__ = [
     "Concat",
     "Decode",
     "Encode",
+    "Encoded",
     "Factor",
     "File",
     "Literal",
@@ -52,6 +53,7 @@ __all__ = [
     "finite_rows",
     "interleave_halves",
     "numpy_dtype",
+    "rebuilt",
     "static_shape",
     "stream",
     "take",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..encodings import Codes, Encoding, Extent, extent_of
@@ -63,6 +63,19 @@ class Encode(Recipe):
 
     def rows(self, start: int, stop: int) -> AnyArray:
         return self.encoding.decode(self.codes(start, stop))
+
+
+@dataclass(frozen=True)
+class Encoded(Encode, text_name=""):
+    """An `Encode` whose codes were computed before and are read from `kept`; what they were made from stays known."""
+
+    kept: Recipe = field(kw_only=True)
+
+    def codes(self, start: int, stop: int) -> Codes:
+        return self.kept.codes(start, stop)
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self.kept.rows(start, stop)
 
 
 @dataclass(frozen=True)

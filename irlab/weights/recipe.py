@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -116,6 +116,26 @@ class Recipe(ABC):
             step = max(1, rows)
         for start in range(0, rows, step):
             yield start, min(rows, start + step)
+
+
+def rebuilt(recipe: Recipe, change: Callable[[Recipe], Recipe | None]) -> Recipe:
+    """`recipe` with what `change` gives in place of it, or of the recipes it derives from; None leaves one alone."""
+    new = change(recipe)
+    if new is not None:
+        return new
+    changes: dict[str, object] = {}
+    for spec in fields(recipe):  # type: ignore[arg-type]
+        old = getattr(recipe, spec.name)
+        if isinstance(old, Recipe):
+            made: object = rebuilt(old, change)
+        elif isinstance(old, tuple) and any(isinstance(item, Recipe) for item in old):
+            items = tuple(rebuilt(item, change) if isinstance(item, Recipe) else item for item in old)
+            made = old if all(a is b for a, b in zip(items, old)) else items
+        else:
+            continue
+        if made is not old:
+            changes[spec.name] = made
+    return replace(recipe, **changes) if changes else recipe  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
