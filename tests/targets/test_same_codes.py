@@ -3,6 +3,8 @@ network that a TensorRT engine is built from."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import gguf
@@ -119,3 +121,40 @@ def test_codes_survive_an_irlab_directory(tmp_path: Path) -> None:
     irlab.emit(again, "gguf", tmp_path / "m.gguf", parity=False)
     tensor = next(t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors if t.name == "blk.1.ffn_up.weight")
     np.testing.assert_array_equal(gguf.dequantize(tensor.data, tensor.tensor_type), again.weights[name].recipe.read())
+
+
+def test_the_files_of_one_command_hold_the_same_codes(tmp_path: Path) -> None:
+    """From the files alone: nibbles of GGUF's blocks, of MatMulNBits' operand, and the hash of TensorRT's constant."""
+    from irlab.backends.tensorrt import library
+
+    if library.missing():
+        pytest.skip(library.missing())
+    module = irlab.run(irlab.load("demo"), "fuse,quantize{scheme=int4 group=32},kv-cache")
+    outputs = {"m.gguf": "gguf", "onnx": "onnx", "trt": "tensorrt{targets=sm89}"}
+    irlab.emit_all(module, {tmp_path / name: target for name, target in outputs.items()}, parity=False)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    graph = onnx.load(tmp_path / "onnx" / "model.onnx").graph
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    network = json.loads((tmp_path / "trt" / "network.json").read_text())
+    hashes = {row["constant"]["sha256"] for row in network["layers"] if row.get("constant", {}).get("type") == "int4"}
+    for gguf_name, name in DEMO_MATRICES.items():
+        from_gguf = nibbles_of_q4_0(tensors[gguf_name].data)
+        packed = onnx.numpy_helper.to_array(initializers[f"{name}.codes"])
+        from_onnx = np.stack([packed & 15, packed >> 4], -1).reshape(from_gguf.shape)
+        np.testing.assert_array_equal(from_gguf, from_onnx)
+        signed = (from_gguf.astype(np.int8) - 8).view(np.uint8)
+        as_tensorrt = (signed[:, 0::2] & 15) | (signed[:, 1::2] << 4)
+        assert hashlib.sha256(as_tensorrt.tobytes()).hexdigest()[:16] in hashes
+
+
+DEMO_MATRICES = {
+    "blk.0.attn_output.weight": "model.layers.0.self_attn.o_proj.weight",
+    "blk.1.ffn_gate.weight": "model.layers.1.mlp.gate_proj.weight",
+    "blk.3.ffn_down.weight": "model.layers.3.mlp.down_proj.weight",
+}
+
+
+def nibbles_of_q4_0(blocks: np.ndarray) -> np.ndarray:
+    """Rows of Q4_0 blocks (a 2-byte scale, 16 bytes whose low halves are the first 16 codes) -> u8[rows, columns]."""
+    codes = blocks.reshape(len(blocks), -1, 18)[:, :, 2:]
+    return np.concatenate([codes & 15, codes >> 4], -1).reshape(len(blocks), -1)

@@ -1,0 +1,12 @@
+// node generate.mjs DECODER MODEL_DIRECTORY COUNT ID...: the tokens that ONNX Runtime Web generates in Node, as JSON.
+import fs from "node:fs";
+import * as ort from "onnxruntime-web";
+
+const [decoder, directory, count, ...prompt] = process.argv.slice(2);
+const { Decoder } = await import(decoder);
+ort.env.wasm.numThreads = 1;
+const read = (name) => new Uint8Array(fs.readFileSync(`${directory}/${name}`));
+const loaded = await Decoder.load(ort, read("model.onnx"), read("model.onnx.data"));
+const tokens = [];
+for await (const token of loaded.tokens(prompt.map(Number), Number(count))) tokens.push(token);
+console.log(JSON.stringify(tokens));
