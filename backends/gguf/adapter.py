@@ -74,10 +74,14 @@ def put_back(module: Module, type_name: str) -> None:
         name = op.symbol.name
         base, factors = _apart(op.symbol.recipe, name)
         if factors is not None:
-            stored = [f if type_name == "F32" else Encode(f, ggml(type_name)) for f in factors]
+            stored = [_stored(f, type_name) for f in factors]
             updates[name] = Update(*(WeightSymbol(n, f) for n, f in zip(factor_names(name), stored)))
             module.graph.replace(op, prim.weight(WeightSymbol(name, base)))
     attach(module.graph, updates)
+
+
+def _stored(factor: Recipe, type_name: str) -> Recipe:
+    return factor if type_name == "F32" or factor.type.encoding is not None else Encode(factor, ggml(type_name))
 
 
 def _apart(recipe: Recipe, name: str) -> tuple[Recipe, tuple[Recipe, Recipe] | None]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from irlab.analysis import Analysis, InputHessian, LayerStatistics
+from irlab.encodings import IntegerEncoding
 from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
@@ -23,12 +25,15 @@ from irlab.low_rank import Update, attach, factor_names
 from irlab.passes.quantize.selection import Role, candidates
 from irlab.passmgr import Context, PassRecord
 from irlab.sweep import LayerPass
-from irlab.types import DType, tensor
+from irlab.types import DType, f16, tensor
 from irlab.weight_uses import weight_uses
-from irlab.weights import Array, Encode, LowRankUpdate, Random, WeightSymbol, numpy_dtype, static_shape
+from irlab.weights import Array, Encode, LowRankUpdate, Random, Recipe, WeightSymbol, numpy_dtype, static_shape
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+
+_INT8: Final = IntegerEncoding(8, True, 32, f16)
+"""What every runtime multiplies with: Q8_0, MatMulNBits, Dequantize."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,17 @@ class Correct(LayerPass, name="correct", exactness="lossy", per_layer=("rank",))
     hf merges them into its decoded weights.
 
     `rank`: of the correction; 0 leaves a matrix as it is. At 32 and 16-bit factors that is 512 (in + out) / (in out)
-    bits a weight.
+    bits a weight. `factors`: how they are stored; int8 (groups of 32 columns) needs a rank that is a multiple of 32.
     """
 
     rank: int = 32
+    factors: Literal["float", "int8"] = "float"
 
     def __post_init__(self) -> None:
         if self.rank < 0:
             raise UsageError(f"correct: rank={self.rank} is less than 0", "rank=32 is usual; 0 corrects nothing")
+        if self.factors == "int8" and self.rank % _INT8.group:
+            raise UsageError(f"correct: rank={self.rank} is no multiple of {_INT8.group}", "or choose factors=float")
 
     def needs(self) -> tuple[type[Analysis], ...]:
         return (InputHessian,)
@@ -60,7 +68,7 @@ class Correct(LayerPass, name="correct", exactness="lossy", per_layer=("rank",))
     def prepare(self, module: Module, ctx: Context) -> None:
         if ctx.is_plan:
             names = {name: self.at(name).rank for name in _corrected(module.graph)}
-            attach(module.graph, {name: _planned(module, name, rank) for name, rank in names.items() if rank})
+            attach(module.graph, {name: self._planned(module, name, rank) for name, rank in names.items() if rank})
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         made: dict[str, WeightSymbol] = {}
@@ -72,8 +80,24 @@ class Correct(LayerPass, name="correct", exactness="lossy", per_layer=("rank",))
                 error = original(name, statistics) - as_f32(layer.weights[name].recipe.read()).astype(np.float64)
                 a, b = correction(error, statistics[InputHessian][name].matrix, rank)
                 for factor, values in zip(factor_names(name), (a, b)):
-                    made[factor] = _symbol(factor, values, dtypes[name])
+                    kind = tensor(dtypes[name], values.shape)
+                    made[factor] = self._symbol(factor, Array(kind, values.astype(numpy_dtype(kind.dtype))))
         return made
+
+    def _symbol(self, name: str, recipe: Recipe) -> WeightSymbol:
+        if self.factors == "float":
+            return WeightSymbol(name, recipe)
+        try:
+            return WeightSymbol(name, Encode(recipe, _INT8))
+        except InputError as error:
+            raise InputError(f"correct: {name}: {error.message}", "choose factors=float") from None
+
+    def _planned(self, module: Module, name: str, rank: int) -> Update:
+        """An update of the right type, whose numbers are not asked for."""
+        rows, columns = static_shape(module.weights[name].type)
+        rank, dtype = min(rank, rows, columns), _input_dtypes(module.graph)[name]
+        shapes = zip(factor_names(name), ((rank, columns), (rows, rank)))
+        return Update(*(self._symbol(factor, Random(tensor(dtype, shape))) for factor, shape in shapes))
 
     def install(self, graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
         attach(graph, _updates(symbols))
@@ -136,20 +160,6 @@ def _input_dtypes(graph: Graph) -> dict[str, DType]:
     """The dtype of what the matrices of `graph` are multiplied with, by name."""
     read = ((name, uses.users[0][0].operands[0]) for name, uses in weight_uses(graph).items())
     return {name: x.type.dtype for name, x in read if x is not None}
-
-
-def _symbol(name: str, values: Doubles, dtype: DType) -> WeightSymbol:
-    return WeightSymbol(name, Array(tensor(dtype, values.shape), values.astype(numpy_dtype(dtype))))
-
-
-def _planned(module: Module, name: str, rank: int) -> Update:
-    """An update of the right type, whose numbers are not asked for."""
-    rows, columns = static_shape(module.weights[name].type)
-    rank, dtype = min(rank, rows, columns), _input_dtypes(module.graph)[name]
-    a, b = factor_names(name)
-    return Update(
-        WeightSymbol(a, Random(tensor(dtype, (rank, columns)))), WeightSymbol(b, Random(tensor(dtype, (rows, rank))))
-    )
 
 
 def _updates(symbols: Mapping[str, WeightSymbol]) -> dict[str, Update]:

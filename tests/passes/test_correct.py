@@ -150,6 +150,29 @@ def test_gguf_holds_an_adapter_beside_the_file(corrected: Module, tmp_path: Path
         irlab.emit(corrected, "gguf", out)
 
 
+def test_factors_of_8_bits_reach_the_runtimes(module: Module, ids: np.ndarray, cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    import gguf
+
+    new, records = run(module, "quantize{method=gptq},correct{factors=int8}", ids, cache)
+    rows, columns = new.weights["model.layers.0.mlp.up_proj.weight"].type.shape
+    bits = records[2].layers["model.layers.0.mlp.up_proj.weight"]["bits"]
+    assert bits == pytest.approx(4.5 + 8.5 * 32 * (rows + columns) / (rows * columns))
+    for target, out in (("gguf", "m.gguf"), ("onnx", "m")):
+        assert irlab.emit(new, target, tmp_path / out, parity=True).parity.kl < 0.01
+    assert {t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "m.lora.gguf").tensors} == {"Q8_0"}
+    with pytest.raises(InputError, match=r"lora_b: rows of 128 numbers are not whole groups|lora_a.*not whole groups"):
+        run(narrow(), "quantize{group=0 indivisible=keep},correct{factors=int8}", {"x": np.ones((200, 20))}, cache)
+
+
+def narrow() -> Module:
+    """A linear layer whose width is no multiple of 32."""
+    b = irlab.GraphBuilder("narrow")
+    x = b.input("x", "f32", ("n", 20))
+    b.output(y=nn.linear(x, b.random_weight("w", "f32", (64, 20))))
+    return b.module()
+
+
 def test_gguf_scales_and_reorders_the_factors_with_their_weight() -> None:
     from irlab.backends.gguf.adapter import Base, _apart
     from irlab.errors import LegalityError
