@@ -71,6 +71,9 @@ class SmoothQuant(
     def needs(self) -> tuple[type[Analysis], ...]:
         return (InputStatistics,)
 
+    def in_order(self) -> bool | None:
+        return False  # what makes a channel changes with what reads it
+
     def prepare(self, module: Module, ctx: Context) -> None:
         if self.copy_norms:
             copied = sum(_copy_shared_norms(graph) for graph in graphs(module.graph))
@@ -81,6 +84,8 @@ class SmoothQuant(
         for fold in folds(layer):
             weights = layer.weights | made
             names = (*fold.matrices, *fold.sources)
+            if not all(name in weights for name in names):
+                continue  # across layers: the one is still to come, or gone already
             encoded = [name for name in names if weights[name].type.encoding is not None]
             if encoded:
                 raise InputError(f"smooth-quant: weight '{encoded[0]}' is encoded", "run smooth-quant before quantize")
@@ -192,6 +197,8 @@ def _copy_shared_norms(graph: Graph) -> int:
             continue
         copied = [norm.x, *(v and _renamed(v) for v in norm.operands[1:])]
         twin = norm.rebuild(copied).result
+        # It belongs to the layer of its readers, which may be the one after the norm's.
+        twin.op.loc = readers[0].loc  # type: ignore[union-attr]
         for reader in readers:
             graph.set_operand(reader, 0, twin)
         count += 1

@@ -16,6 +16,7 @@ from irlab.calibration import Sample
 from irlab.collect import collect
 from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
+from irlab.ir import Loc
 from irlab.layers import layers
 from irlab.ops import nn, prim
 from irlab.passes.quantize.folds import folds
@@ -169,3 +170,23 @@ def test_options_are_checked(module: Module) -> None:
         irlab.run(module, "smooth-quant{alpha=serch}")
     with pytest.raises(InputError, match="needs calibration data"):
         irlab.run(module, "smooth-quant")
+
+
+def test_the_copy_of_a_norm_belongs_to_the_layer_that_reads_it(tmp_path: Path) -> None:
+    """In BERT the norm at the end of a layer is read by the matrices of the next one."""
+    b = GraphBuilder("two")
+    x = b.input("x", "f32", ("n", "seq", 32))
+    norm = b.random_weight("layers.0.norm.weight", "f32", (32,), 5)
+    h = nn.layer_norm(x, norm)
+    h.op.loc = Loc.at("layers.0.norm")  # type: ignore[union-attr]
+    y = nn.linear(h, b.random_weight("layers.1.up.weight", "f32", (32, 32), 3))
+    y.op.loc = Loc.at("layers.1.up")  # type: ignore[union-attr]
+    b.output(y=prim.add(h, y))
+    module = b.module()
+    given = np.random.default_rng(0).normal(size=(4, 64, 32)).astype(np.float32)
+    new = module.clone()
+    ctx = Context(calibration=Sample({"x": given}), cache_dir=tmp_path)
+    PassManager(build_pipeline("smooth-quant"), ctx).run(new)
+    before, after = (m.weights["layers.1.up.weight"].recipe.read() for m in (module, new))
+    assert not np.array_equal(before, after)
+    assert torch.equal(*(irlab.evaluate(m, {"x": given})["y"] for m in (module, new)))
