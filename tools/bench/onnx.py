@@ -1,6 +1,7 @@
 """Benchmark: how fast are the ONNX directories that irlab writes, how fast and small is writing them?
 
-    python tools/bench/onnx.py [--rounds 9] [--threads 2] [--keep DIR] [--json FILE]
+    python tools/bench/onnx.py [--rounds 9] [--threads 2] [--only NAMES] [--keep DIR] [--json FILE]
+                               [--quality MODEL --calibration TEXT --text TEXT]
 
 A Llama of 125 million random f32 weights is made in a temporary directory and turned into directories for
 onnxruntime-genai: by `irlab-opt`, and by onnxruntime-genai's own model builder from the same weights. Builds are child
@@ -9,6 +10,9 @@ takes turns: each round feeds 64 tokens and generates 64 more with each of them.
 ratios within a round, so that a busy machine slows both sides. A second race counts CPU seconds on one thread, which
 other work on the machine disturbs least. Where the builder cannot run, figures recorded on another 2-core machine are
 printed, and marked so.
+
+Random weights say nothing of quality. With `--quality`, a Hugging Face directory of a real model, its 4-bit files are
+compared with the builder's too: KL divergence to f32 on `--text`, in ONNX Runtime (see onnx_quality.py).
 """
 
 from __future__ import annotations
@@ -149,8 +153,8 @@ def measured(command: list[str], log: Path) -> Build | None:
     return Build(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def build_all(checkpoint: Path, work: Path) -> dict[str, Build]:
-    """Write every directory, ours and theirs in turn; those that failed are missing."""
+def build_all(checkpoint: Path, work: Path, only: list[str]) -> dict[str, Build]:
+    """Write every directory (or those of these names), ours and theirs in turn; those that failed are missing."""
     commands: dict[str, list[str]] = {}
     for name, (pipeline, target) in OURS.items():
         commands[name] = [sys.executable, "-m", "irlab", str(checkpoint), "-p", pipeline, "--emit", target]
@@ -159,7 +163,8 @@ def build_all(checkpoint: Path, work: Path) -> dict[str, Build]:
         commands[name] = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint)]
         commands[name] += ["-o", str(work / name), "-p", precision, "-e", "cpu", "-c", str(work / "cache")]
         commands[name] += ["--extra_options", f"block_size={block}", "int4_accuracy_level=4"]
-    found = {name: measured(command, work / "log.txt") for name, command in commands.items()}
+    wanted = {name: command for name, command in commands.items() if not only or name in only}
+    found = {name: measured(command, work / "log.txt") for name, command in wanted.items()}
     return {name: build for name, build in found.items() if build is not None}
 
 
@@ -242,6 +247,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", help="directories to write and race, separated by commas")
+    parser.add_argument("--quality", type=Path, metavar="MODEL", help="a model to compare the quality of files on")
+    parser.add_argument("--calibration", metavar="TEXT")
+    parser.add_argument("--text", metavar="TEXT")
+    parser.add_argument("--tokens", type=int, default=8192, help="of the text")
     parser.add_argument("--keep", type=Path, help="keep the directories here")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=Path, help="only load this directory and take one turn")
@@ -259,7 +269,7 @@ def main() -> None:
         checkpoint.mkdir(parents=True)
         # Made in a child: a process inherits the peak of its parent, and the builds are measured.
         subprocess.run([sys.executable, __file__, "--make", str(checkpoint)], check=True)
-        builds = build_all(checkpoint, work)
+        builds = build_all(checkpoint, work, options.only.split(",") if options.only else [])
         # Before the race, while this process is small.
         resident = {name: resident_mb(work / name, options.threads) for name in builds}
         wall = race(work, list(builds), options.rounds, options.threads, time.perf_counter)
@@ -270,6 +280,12 @@ def main() -> None:
             costs = f"{build.seconds:8.1f} {build.cpu_seconds:6.1f} {build.peak_mb:6.0f} {resident[name]:7.0f}"
             print(f"{name:20} {costs} {prefill:10.0f} {decode:9.1f}")
         rows = rows_of(builds, wall, cpu)
+        if options.quality:
+            from onnx_quality import kl_rows
+
+            # From here on `import onnx` is to find the package, and not this script.
+            sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+            rows += kl_rows(options.quality, options.calibration, options.text, options.tokens, work)
         print("\nours beside a peer: how many times better (medians over rounds of ratios within a round)")
         for row in rows:
             print(f"{row['name']:20} {row['metric']:34} {row['ratio']:6.2f}   of {row['peer_name']}")

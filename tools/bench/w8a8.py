@@ -206,9 +206,9 @@ def encoder_case(args: argparse.Namespace, folder: Path) -> Case:
     train = sentences(args.train, CALIBRATION_SENTENCES, folder)
     batches = Sample(sentences(args.dev, SENTENCES, folder), 1 << 20, 256).batches(module)
     rows = ((batch, i) for batch in batches for i in range(len(batch["input_ids"])))
-    feeds = [{name: array[i : i + 1] for name, array in batch.items()} for batch, i in rows]
+    feeds = [as_feed(module, {name: array[i : i + 1] for name, array in batch.items()}) for batch, i in rows]
     ids = np.concatenate([feed["input_ids"] for feed in feeds], 1)[:, :128]
-    prompt = {name: ids if name == "input_ids" else np.full_like(ids, name == "attention_mask") for name in feeds[0]}
+    prompt = as_feed(module, {"input_ids": ids})
     return Case(
         "MiniLM", module, ENCODER, Sample(train, 1 << 20, 256), feeds, prompt,
         "mean cosine to f32", mean_cosine, "last_hidden_state", higher_is_better=True,
