@@ -1,13 +1,19 @@
 """Passes that make a model narrower or shallower: what they leave out is found by the axes that move together.
 
-neurons.py  heads.py  channels.py  hidden.py  vocabulary.py   what each pass prunes
-layers.py        whole layers                    base.py         options, allocation and sweep
-cuts.py          units to choose from            elimination.py  which units go, and the refit
-allocation.py    how much of each layer
+neurons.py, heads.py, channels.py   a pass each, of units that move together
+    cuts.py         units to choose from             base.py         options; by magnitude
+    measured.py     by what data shows, in a sweep   elimination.py  which units go, and the refit
+    allocation.py   how much of each layer
+vocabulary.py   tokens, and tokenizer.py what remains of a tokenizer
+layers.py       whole layers
+    streams.py      layers as steps of a stream      layer_choice.py how much each is missed
+    bridging.py     what makes up for them
 """
 
+from irlab.passes.prune.channels import PruneChannels
 from irlab.passes.prune.heads import PruneHeads
 from irlab.passes.prune.layers import DropLayers
 from irlab.passes.prune.neurons import PruneNeurons
+from irlab.passes.prune.vocabulary import PruneVocabulary
 
-__all__ = ["DropLayers", "PruneHeads", "PruneNeurons"]
+__all__ = ["DropLayers", "PruneChannels", "PruneHeads", "PruneNeurons", "PruneVocabulary"]

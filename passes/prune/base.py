@@ -1,43 +1,41 @@
-"""What do passes that prune units have in common? Options, how much goes from each layer, the sweep that does it."""
+"""What do passes that prune units have in common? How much goes from each layer, and the graph that follows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from irlab.analysis import Analysis, InputHessian, LayerStatistics, OutputGradient
+from irlab.analysis import Analysis, LayerStatistics
 from irlab.axes import AxisAnalysis, describe_groups, resize
 from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.options import Bytes
-from irlab.passes.prune.allocation import allocate_globally, ratio_for_bytes
+from irlab.passes.prune.allocation import ratio_for_bytes
 from irlab.passes.prune.cuts import Cut, cuts, left_of, require_plain, resized_groups, width_multiple
-from irlab.passes.prune.elimination import Doubles, Indices, Score, eliminate, least, refit
-from irlab.passmgr import Context, PassRecord, stored_bytes
+from irlab.passes.prune.elimination import Doubles, least
+from irlab.passmgr import Context, stored_bytes
 from irlab.sweep import LayerPass
-from irlab.types import DType
-from irlab.weights import Array, WeightSymbol, numpy_dtype
+from irlab.weights import WeightSymbol
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PruneUnits(LayerPass):
-    """Base of the passes that prune units: `role` names the groups whose indices are units."""
+    """Base of the passes that prune units: `role` names the groups whose indices are units. By itself it goes by
+    magnitude; `MeasuredUnits` learns from data."""
 
     ratio: float | None = None
     size: Bytes | None = None
     speedup: float | None = None
-    allocate: Literal["uniform", "global"] = "uniform"
     multiple: int | None = None
-    score: Score = "obs"
-    refit: bool = True
-    damping: float = 0.01
     _left: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _gradients: dict[str, Doubles] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     role: ClassVar[str]
     within: ClassVar[str] = ""
@@ -55,7 +53,10 @@ class PruneUnits(LayerPass):
             raise UsageError(f"{self.name}: multiple={self.multiple} is less than 1")
 
     def needs(self) -> tuple[type[Analysis], ...]:
-        return (InputHessian,) if self.refit or self.score != "magnitude" else ()
+        return ()
+
+    def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
+        return {}
 
     def explain(self, module: Module) -> str:
         return describe_groups(AxisAnalysis(module.graph), [self.role])
@@ -69,18 +70,12 @@ class PruneUnits(LayerPass):
             require_plain(cut, module.weights, self.name)
         self._left.clear()
         self._left.update(self._allocate(module, axes, found, ctx))
-        if self.score == "taylor" and not ctx.is_plan:
-            gradients = ctx.analysis(OutputGradient)
-            names = {place.weight for cut in found for place in cut.readers()}
-            self._gradients.update({name: gradients[name].mean_square for name in names})
         if ctx.is_plan or not self.needs():
             self._prune_by_magnitude(module, axes, found, ctx)
 
     def _allocate(self, module: Module, axes: AxisAnalysis, found: list[Cut], ctx: Context) -> dict[str, int]:
         """How many indices of each group are left."""
         ratio = self._ratio(module, axes, found)
-        if self.allocate == "global" and not ctx.is_plan:
-            return allocate_globally(module, axes, found, ratio, self._multiples(found, ratio, ctx), self.damping, ctx)
         ratios = {cut.name: self._ratio_of(cut, ratio) for cut in found}
         multiples = {c.name: n for c, n in zip(found, self._multiples(found, ratio, ctx))}
         return {c.name: left_of(c.group.size, ratios[c.name], multiples[c.name], self._what(c)) for c in found}
@@ -122,90 +117,13 @@ class PruneUnits(LayerPass):
             if removals:
                 units = len(cut.classes)
                 scores = -np.arange(units, dtype=float) if ctx.is_plan else magnitudes(cut, axes, weights)
-                gone = _named(cut, lambda c=cut, s=scores, r=removals: least(s, c.classes, r))
+                gone = naming(cut, partial(least, scores, cut.classes, removals))
                 for name in dict.fromkeys(place.weight for place in cut.group.places):
                     current = symbols.get(name, weights[name])
                     symbols[name] = WeightSymbol(name, cut.taken(current, axes, gone))
                 count += len(gone)
         self.install(module.graph, symbols)
         ctx.note_rewrites({"prune": count})
-
-    def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
-        axes = AxisAnalysis(layer.whole)
-        made: dict[str, WeightSymbol] = {}
-        for cut in self._cuts_left(axes):
-            removals = cut.group.size - self._left.get(cut.name, cut.group.size)
-            if removals > 0 and all(place.weight in layer.weights for place in cut.readers()):
-                made |= self._pruned(cut, axes, {**layer.weights, **made}, statistics, removals)
-        return made
-
-    def _pruned(
-        self,
-        cut: Cut,
-        axes: AxisAnalysis,
-        weights: Mapping[str, WeightSymbol],
-        statistics: LayerStatistics,
-        removals: int,
-    ) -> dict[str, WeightSymbol]:
-        """The weights of one cut without `removals` units of each class."""
-        readers = cut.readers()
-        for place in readers:
-            if place.axis != 1 or place.weight not in statistics[InputHessian].weights:
-                raise InputError(
-                    f"{self.name}: nothing is known of what weight '{place.weight}' reads", "run fuse first"
-                )
-        first = readers[0]
-        hessian = statistics[InputHessian][first.weight].matrix
-        units = cut.units(axes.of_weight(first.weight)[1])
-        values = {p.weight: as_f32(weights[p.weight].recipe.read()).astype(np.float64) for p in readers}
-        stacked = np.concatenate(list(values.values()))
-        gone, compensated = _named(
-            cut, lambda: self._chosen(cut, axes, weights, stacked, hessian, units, removals, list(values))
-        )
-        made = {}
-        for name in dict.fromkeys(place.weight for place in cut.group.places):
-            symbol = WeightSymbol(name, cut.taken(weights[name], axes, gone))
-            left = None
-            if name in values:
-                left = np.flatnonzero(~np.isin(units, gone))
-                if self.refit:
-                    start = sum(len(values[n]) for n in list(values)[: list(values).index(name)])
-                    rows = compensated[start : start + len(values[name]), left]
-                    symbol = WeightSymbol(name, _array(rows, symbol))
-            statistics.replace(symbol, left)
-            made[name] = symbol
-        return made
-
-    def _chosen(
-        self,
-        cut: Cut,
-        axes: AxisAnalysis,
-        weights: Mapping[str, WeightSymbol],
-        weight: Doubles,
-        hessian: Doubles,
-        units: Indices,
-        removals: int,
-        names: list[str],
-    ) -> tuple[Indices, Doubles]:
-        """The units that go, and the readers with those that stay making up for them."""
-        if self.score == "obs":
-            found = eliminate(weight, hessian, units, cut.classes, removals, self.damping)
-            return found.removed, found.weight
-        if self.score == "magnitude":
-            scores = magnitudes(cut, axes, weights)
-        else:
-            rows: Doubles = np.ones(len(weight))
-            if self.score == "taylor":
-                rows = np.concatenate([self._gradients[name] for name in names])
-            columns = (np.square(weight) * rows[:, None]).sum(0) * np.diagonal(hessian)
-            scores = np.bincount(units[units >= 0], columns[units >= 0], len(cut.classes)).astype(np.float64)
-        gone = least(scores, cut.classes, removals)
-        if not self.refit:
-            return gone, weight
-        stays = np.flatnonzero(~np.isin(units, gone))
-        full = np.zeros_like(weight)
-        full[:, stays] = refit(weight, hessian, stays, self.damping)
-        return gone, full
 
     def install(self, graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
         axes = AxisAnalysis(graph)
@@ -223,9 +141,6 @@ class PruneUnits(LayerPass):
         except InputError:
             return []
 
-    def finish(self, module: Module, record: PassRecord) -> None:
-        record.metrics["pruned_groups"] = float(len(self._left))
-
 
 def magnitudes(cut: Cut, axes: AxisAnalysis, weights: Mapping[str, WeightSymbol]) -> Doubles:
     """The sum of squares of all numbers that belong to each unit, over the mean of its weight."""
@@ -240,15 +155,10 @@ def magnitudes(cut: Cut, axes: AxisAnalysis, weights: Mapping[str, WeightSymbol]
     return scores
 
 
-def _named(cut: Cut, work):  # type: ignore[no-untyped-def]
+def naming(cut: Cut, work: Callable[[], T]) -> T:
     """What `work` gives; its errors name the cut."""
     try:
         return work()
     except InputError as error:
         error.message = f"{cut.name}: {error.message}"
         raise
-
-
-def _array(values: Doubles, like: WeightSymbol) -> Array:
-    assert isinstance(like.type.element, DType)
-    return Array(like.type, np.ascontiguousarray(values).astype(numpy_dtype(like.type.element)))

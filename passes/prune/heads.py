@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 from irlab.axes import AxisAnalysis, describe_groups
 from irlab.ir import Module
-from irlab.passes.prune.base import PruneUnits
 from irlab.passes.prune.cuts import Cut, cuts
+from irlab.passes.prune.measured import MeasuredUnits
 
 
 @dataclass(frozen=True)
 class PruneHeads(
-    PruneUnits,
+    MeasuredUnits,
     name="prune-heads",
     exactness="lossy",
     requires={"fuse": "it looks at what matrices of nn ops read"},

@@ -17,7 +17,7 @@ from irlab.passmgr import Context
 from irlab.quality import Tally
 from irlab.walk import WEIGHT_BYTES, Walk
 
-LOSS_TOKENS = 4096
+LOSS_TOKENS = 2048
 """The loss without a layer is measured on so many tokens of the calibration data."""
 
 

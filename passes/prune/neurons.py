@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from irlab.passes.prune.base import PruneUnits
+from irlab.passes.prune.measured import MeasuredUnits
 
 
 @dataclass(frozen=True)
 class PruneNeurons(
-    PruneUnits,
+    MeasuredUnits,
     name="prune-neurons",
     exactness="lossy",
     requires={"fuse": "it looks at what matrices of nn ops read"},

@@ -15,6 +15,7 @@ from irlab.testing.strategies import decoders, runnable_modules
 
 OPTIONS: Final = {
     "drop-layers": ("drop-layers{indices=0}",),
+    "prune-channels": ("prune-channels{ratio=0.5}",),
     "prune-heads": ("prune-heads{ratio=0.5 score=magnitude refit=false}",),
     "prune-neurons": ("prune-neurons{ratio=0.5 score=magnitude refit=false multiple=1}",),
     "cast": ("cast{dtype=bf16}", "cast{dtype=f32}"),
@@ -23,6 +24,7 @@ OPTIONS: Final = {
         "fuse,quantize{group=0}",
         "fuse,quantize{scheme=int8 group=16 embeddings=int8 indivisible=keep}",
     ),
+    "prune-vocab": ('prune-vocab{keep="ids.json"}',),
     "repeat": ("repeat{n=3}(canonicalize,cse)",),
     "low-rank": ("fuse,low-rank{method=svd ratio=0.1 multiple=1}", "fuse,low-rank{method=svd rank=64}"),
     "sparsify": ("fuse,sparsify{method=magnitude}",),

@@ -256,3 +256,13 @@ def test_a_graph_without_neurons() -> None:
 def test_options_that_make_no_sense(options: str) -> None:
     with pytest.raises(UsageError, match="prune-neurons"):
         build_pipeline(f"prune-neurons{{{options}}}")
+
+
+def test_channels_of_a_convolutional_network() -> None:
+    module = irlab.load("python:tests.convolutional:convolutional")
+    new = irlab.run(module, "prune-channels{ratio=0.25}")
+    verify(new)
+    assert sizes(new, "channels") == [6, 3, 9]  # three are those of the image
+    assert stored_bytes(new) < 0.7 * stored_bytes(module)
+    image = np.random.default_rng(0).standard_normal((2, 3, 8, 8), "f4")
+    assert irlab.evaluate(new, {"x": image})["output"].shape == (2, 5)
