@@ -35,10 +35,12 @@ from irlab.backends.gguf.tokenizer import TokenizerMetadata, no_tokenizer, token
 from irlab.backends.gguf.weight_types import tensor_types
 from irlab.encodings import ggml
 from irlab.errors import LegalityError
+from irlab.expansion import decode_shared
 from irlab.ir import Graph, Module, Op, Value, Weight
 from irlab.low_rank import MULTIPLIED_OUT
 from irlab.ops import nn, prim
 from irlab.passmgr import Context
+from irlab.types import f32
 from irlab.weights import Affine, Array, Cast, Encode, Recipe, Take, WeightSymbol
 
 if TYPE_CHECKING:
@@ -52,12 +54,14 @@ def legalise(module: Module, options: GGUF, ctx: Context) -> Module:
     """`module`, changed in place. Its metadata gains "gguf", the file's keys, and "notes", what to tell the user."""
     registry.pass_class("cast").configure({"dtype": "f32"}).run(module, ctx)
     told = without_codes(module.graph)
+    expanded = decode_shared(module.graph, f32)
     whole = adapter.multiply_out(module, ctx)
     corrected = adapter.take_off(module, ctx)
     decoder = dissect(module)
     architecture, rope, reason = architecture_of(decoder, module)
     notes = [f"written as architecture '{architecture.name}': {reason}"] if reason else []
     notes += [f"{whole} {MULTIPLIED_OUT}"] if whole else []
+    notes += [expanded] if expanded else []
     notes += missing_blocks(decoder, architecture)
     _fold_scales(module.graph, decoder)
     _turn_pairs(module.graph, dissect(module), architecture)

@@ -14,12 +14,13 @@ from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.weight_types import tensor_types
 from irlab.backends.gguf.writer import TensorInfo
 from irlab.errors import IrlabError
+from irlab.expansion import decode_shared
 from irlab.ir import Module
 from irlab.low_rank import MULTIPLIED_OUT
 from irlab.ops import nn
 from irlab.passmgr import Context
 from irlab.target import Holding, PlanRow
-from irlab.types import DType
+from irlab.types import DType, f32
 from irlab.weights import static_shape
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
 def plan(module: Module, options: GGUF) -> list[PlanRow]:
     """A row for the architecture, one for each way in which weights are stored, one for the size of the file."""
-    corrected, whole, told = 0, 0, ""
+    corrected, whole, told, expanded = 0, 0, "", ""
     try:
+        module = module.clone()
+        expanded = decode_shared(module.graph, f32)
         if any(isinstance(op, nn.LowRankLinear | nn.DequantizeCache) for op in module.graph.ops()):
-            module = module.clone()
             told = without_codes(module.graph)
             whole = adapter.multiply_out(module, Context())
             corrected = adapter.take_off(module, Context())
@@ -43,6 +45,7 @@ def plan(module: Module, options: GGUF) -> list[PlanRow]:
     note = f"architecture '{architecture.name}'" + (f": {reason}" if reason else "")
     rows = [PlanRow(f"{len(decoder.layers)} layers", holding, note)]
     rows += [PlanRow(f"{whole} products of two factors", "emulated", MULTIPLIED_OUT)] if whole else []
+    rows += [PlanRow("shared numbers", "emulated", expanded)] if expanded else []
     rows += [PlanRow("a missing block", "emulated", text) for text in missing_blocks(decoder, architecture)]
     fallbacks: list[str] = []
     try:

@@ -15,17 +15,26 @@ from typing import Final
 import numpy as np
 
 from irlab.backends.onnx.providers import Blocks
-from irlab.encodings import Codes, Encoding, FloatEncoding, IntegerEncoding, LevelEncoding, TableEncoding
+from irlab.encodings import (
+    CodebookEncoding,
+    Codes,
+    Encoding,
+    FloatEncoding,
+    IntegerEncoding,
+    LevelEncoding,
+    TableEncoding,
+)
 from irlab.encodings.ggml.encoding import BlockEncoding
 from irlab.encodings.grid import Levels
 from irlab.encodings.levels import Integers, Table
 from irlab.errors import LegalityError
-from irlab.ir import Module
+from irlab.expansion import expanded, is_expandable
+from irlab.ir import Module, Value, Weight
 from irlab.ops import nn
 from irlab.precision import compute_dtype
 from irlab.target import Holding
 from irlab.types import DType, TensorType, f32
-from irlab.weight_uses import WeightUses, replace_weights, weight_uses
+from irlab.weight_uses import WeightUses, graphs, replace_weights, weight_uses
 from irlab.weights import Cast, Decode, Recipe, WeightSymbol, static_shape
 from irlab.weights.recipe import AnyArray
 
@@ -44,12 +53,16 @@ class Form:
     holding: Holding
     integers: IntegerEncoding | None
     factor: int = 1
+    looked_up: bool = False
+    """Whether codes and tables are stored, and a Gather looks the numbers up."""
     positive: bool = False
     """Whether scales are positive, with codes turned where they were not: compilers insist on it for one a row."""
 
     @property
     def note(self) -> str:
         """What `--plan` says."""
+        if self.looked_up:
+            return "codes and a Gather of tables: small in the file, no faster than floats"
         if self.integers is None:
             return "stored decoded: no smaller than floats"
         if self.holding == "native":
@@ -62,7 +75,7 @@ def form(encoding: Encoding, blocks: Blocks = "nbits") -> Form:
     found = _as_integers(encoding, blocks == "nbits")
     integers = found.integers
     if integers is None or blocks in ("nbits", "dequantize"):
-        return found
+        return Form("emulated", None) if blocks == "decoded" else found
     if not integers.symmetric and integers.bits < 8:
         # Numbers less their zero points are integers again, of one bit more.
         integers = IntegerEncoding(8, True, integers.group, integers.scale)
@@ -93,6 +106,8 @@ def _as_integers(encoding: Encoding, fast: bool) -> Form:
             group = encoding.kind.size // encoding.kind.scales.group_count
             same = encoding.type_name in ("q4_0", "q8_0")
             return Form("native" if same else "emulated", IntegerEncoding(bits, True, group, f32))
+    if isinstance(encoding, CodebookEncoding):
+        return Form("emulated", None, looked_up=True)
     if isinstance(encoding, TableEncoding) and (bits := _integer_bits(encoding.levels)):
         return Form("emulated", IntegerEncoding(bits, True, max(encoding.group, 0), f32))
     return Form("emulated", None)
@@ -180,7 +195,9 @@ def apply(module: Module, blocks: Blocks) -> None:
         if encoding is None:
             continue
         held = form(encoding, blocks)
-        if held.integers is None:
+        if held.looked_up and is_expandable(uses.symbol.type):
+            _look_up(module, uses.symbol, dtype)
+        elif held.integers is None:
             decoded[str(encoding)] += 1
             changed[name] = WeightSymbol(name, _decoded(uses, dtype))
         elif held.integers != encoding or held.positive:
@@ -189,6 +206,18 @@ def apply(module: Module, blocks: Blocks) -> None:
     notes = [f"{count} weights of {encoding} are stored decoded: no smaller" for encoding, count in decoded.items()]
     if notes:
         module.metadata["notes"] = [*module.metadata.get("notes", []), *notes]
+
+
+def _look_up(module: Module, symbol: WeightSymbol, dtype: DType) -> None:
+    """Let readers of a weight read what is looked up in its tables: in f32 where it is a table of rows."""
+    for graph in graphs(module.graph):
+        for weight in [op for op in graph.find(Weight) if op.symbol.name == symbol.name]:
+            made: dict[DType, Value] = {}
+            for user in list(weight.result.uses):
+                kind = f32 if isinstance(user, nn.Embedding) else dtype
+                value = made.setdefault(kind, expanded(symbol, kind))
+                operands = [value if operand is weight.result else operand for operand in user.operands]
+                graph.replace(user, *user.rebuild(operands).results)
 
 
 def _decoded(uses: WeightUses, dtype: DType) -> Recipe:

@@ -11,11 +11,12 @@ from irlab.backends.tensorrt.lowerings import LOWERINGS
 from irlab.backends.tensorrt.lowerings.attention import fits
 from irlab.backends.tensorrt.numbers import NAMES
 from irlab.errors import LegalityError
+from irlab.expansion import decode_shared
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn, prim
 from irlab.ops.call import Call
 from irlab.ops.nn import NNOp
-from irlab.passmgr import Context
+from irlab.passmgr import Context, note
 from irlab.precision import compute_dtype
 from irlab.registry import pass_class
 from irlab.types import DType, bf16, bool_, f16, f32
@@ -35,6 +36,9 @@ def legalise(module: Module, precision: str, ctx: Context) -> Module:
     wanted = PRECISIONS.get(precision)
     if wanted is not None and compute_dtype(module) is not wanted:
         pass_class("cast").configure({"dtype": wanted.name}).run(module, ctx)
+    expanded = decode_shared(module.graph, compute_dtype(module))
+    if expanded:
+        note(module, expanded)
     for graph in list(graphs(module.graph)):
         decompose(graph)
         integer_products.prepare(graph, ABLE, "tensorrt-integers")

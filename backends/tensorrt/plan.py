@@ -9,6 +9,7 @@ from irlab.backends.tensorrt import codes
 from irlab.backends.tensorrt.legalise import is_held, refusal
 from irlab.backends.tensorrt.profiles import buffered_caches
 from irlab.errors import IrlabError
+from irlab.expansion import SHARED
 from irlab.integer_products import products
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn
@@ -79,7 +80,9 @@ def _encodings(graph: Graph) -> list[PlanRow]:
         if encoding is None or str(encoding) in rows:
             continue
         refused = codes.refusal(encoding)
-        if refused:
+        if isinstance(encoding, SHARED):
+            row = PlanRow(str(encoding), "emulated", "stored expanded: no smaller than floats")
+        elif refused:
             row = PlanRow(str(encoding), "none", f"weight '{name}': {refused}")
         elif codes.emulated(encoding):
             row = PlanRow(str(encoding), "emulated", f"the same numbers, stored as {codes.stored_type(encoding)}")

@@ -58,6 +58,11 @@ class Encoding(ABC):
         """Whether a parameter belongs to a whole tensor, so that `encode` must be told its extent."""
         return False
 
+    @property
+    def row_block(self) -> int:
+        """How many rows are encoded and packed together; codes are cut and joined by single rows all the same."""
+        return 1
+
     @abstractmethod
     def encode(self, rows: AnyArray, importance: Floats | None = None, extent: Extent | None = None) -> Codes:
         """Encode rows: floats[..., columns] of any width; `importance`: f32[columns], weights of the squared error;

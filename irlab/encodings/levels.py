@@ -102,7 +102,7 @@ class LevelEncoding(Encoding):
         if self.tensor_wide and extent is None:
             extent = extent_of(as_f32(rows))
         source = rows.reshape(-1, rows.shape[-1])
-        step = max(1, _BLOCK_ELEMENTS // source.shape[1])
+        step = max(1, _BLOCK_ELEMENTS // source.shape[1] // self.row_block) * self.row_block
         pieces: list[Codes] = []
         for start in range(0, max(1, len(source)), step):
             block = np.ascontiguousarray(as_f32(source[start : start + step]))

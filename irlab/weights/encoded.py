@@ -51,10 +51,13 @@ class Encode(Recipe):
         return Extent(min(e.low for e in extents), max(e.high for e in extents)) if extents else Extent(0, 0)
 
     def codes(self, start: int, stop: int) -> Codes:
-        rows = self.source.rows(start, stop)
+        first, last = _whole_blocks(self, start, stop)
+        rows = self.source.rows(first, last)
         if self.norm < 2:
-            return encode_robustly(self.encoding, rows, self.norm, self.extent)
-        return self.encoding.encode(rows, self.weights, self.extent)
+            codes = encode_robustly(self.encoding, rows, self.norm, self.extent)
+        else:
+            codes = self.encoding.encode(rows, self.weights, self.extent)
+        return _cut(codes, start - first, stop - first)
 
     @property
     def weights(self) -> Floats | None:
@@ -120,11 +123,25 @@ class Parts(Recipe):
 
     def codes(self, start: int, stop: int) -> Codes:
         shape = static_shape(self.of)
-        packed = {name: part.rows(start, stop) for name, part in zip(self.encoding.packed_types(shape), self.parts)}
-        return self.encoding.unpack(packed, shape[-1])
+        first, last = _whole_blocks(self, start, stop)
+        packed = {name: part.rows(first, last) for name, part in zip(self.encoding.packed_types(shape), self.parts)}
+        return _cut(self.encoding.unpack(packed, shape[-1]), start - first, stop - first)
 
     def rows(self, start: int, stop: int) -> AnyArray:
         return self.encoding.decode(self.codes(start, stop))
+
+
+def _whole_blocks(recipe: Recipe, start: int, stop: int) -> tuple[int, int]:
+    """The rows [start:stop] with those that are encoded together with them."""
+    encoding = recipe.type.encoding
+    block = encoding.row_block if encoding is not None else 1
+    return start // block * block, min(recipe.row_count, -(-stop // block) * block)
+
+
+def _cut(codes: Codes, start: int, stop: int) -> Codes:
+    if all(start == 0 and stop == len(part) for part in codes.values()):
+        return codes
+    return {name: part[start:stop] for name, part in codes.items()}
 
 
 def with_codes(shape: tuple[int, ...], encoding: Encoding, codes: Codes) -> Parts:

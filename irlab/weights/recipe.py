@@ -112,6 +112,8 @@ class Recipe(ABC):
         is not row-local comes in one range: several would each make all of it."""
         rows = self.row_count
         step = max(1, max_bytes // max(1, 4 * math.prod(static_shape(self.type)[1:])))
+        if self.type.encoding is not None:
+            step = -(-step // self.type.encoding.row_block) * self.type.encoding.row_block
         if not self.row_local:
             step = max(1, rows)
         for start in range(0, rows, step):

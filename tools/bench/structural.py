@@ -85,6 +85,7 @@ RECIPES = (
         "SparseGPT and int4 jointly",
         0.906,
     ),
+    Recipe("4 bits per 16 rows", "minilm", "share-weights", "k-means", 0.963),
     Recipe("low rank -25% SVD", "minilm", "low-rank{method=svd ratio=0.25}", "SVD", 0.592),
     Recipe("low rank -25% ASVD", "minilm", "low-rank{method=asvd ratio=0.25}", "ASVD", 0.708),
     Recipe("low rank -25% SVD-LLM", "minilm", "low-rank{ratio=0.25}", "SVD-LLM", 0.858),
