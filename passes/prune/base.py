@@ -37,6 +37,7 @@ class PruneUnits(LayerPass):
     multiple: int | None = None
     _left: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    saves_work = True
     role: ClassVar[str]
     within: ClassVar[str] = ""
     prefers_blocks: ClassVar[bool] = False

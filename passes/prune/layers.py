@@ -18,6 +18,7 @@ class DropLayers(
     Pass,
     name="drop-layers",
     exactness="lossy",
+    saves_work=True,
     requires={"fuse": "it looks at what matrices of nn ops read"},
     before={
         "kv-cache": "the cache would keep the layers that go",
