@@ -5,7 +5,7 @@ axis (the input features of a weight matrix), so rows can be encoded and decoded
 
     base.py     what an encoding is, and its text       levels.py   encodings made of levels under scales
     grid.py     rounding column by column               integer.py  integers with scales per group
-    search.py   the scales that lose least              kernels.py  such searches compiled by numba
+    search.py   the scales that lose least              kernels/    such searches compiled by numba
     minifloat.py  floats of 4 to 8 bits                tables.py    fixed tables
     codebook.py   learnt tables                         ggml/       the types of GGUF files
     stored_scales.py  how scales are stored             bit_stream.py  how codes are stored

@@ -6,7 +6,7 @@ grid has (some codes stay unused) or more (the extremes are clipped). The best i
 turn, and kept only where it beats plain rounding. The idea is that of `make_qx_quants` in llama.cpp's ggml-quants.c.
 
 Groups are searched a block at a time, which stays in cache, and scaled to their extreme, so that nothing over- or
-underflows. Rounding and summing, most of the work, is compiled (kernels.py).
+underflows. Rounding and summing, most of the work, is compiled (kernels/integers.py).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class TableEncoding(LevelEncoding, family="table"):
         scales        [..., groups]    f16, bf16, f32, i8     as they are
         row_scales    [..., 1]         f32                    with scales of i8 only: s = row_scale * scale
 
-    The scale is searched for the least weighted squared error (kernels.py), not only the one that spans the group.
+    The scale is searched for the least weighted squared error (kernels/), not only the one that spans the group.
     """
 
     row_parts = ("row_scales",)

@@ -122,7 +122,7 @@ class ScaleAndOffset(Scales):
 @dataclass(frozen=True)
 class AffineScales(Scales):
     """d * a * q - dmin * b: d and dmin f16, a and b integers up to `highest` of each of `groups` groups, stored as one
-    field "scales", first all a, then all b. See kernels.py for `steps`, `turns` and `reach`."""
+    field "scales", first all a, then all b. See kernels/ for `steps`, `turns` and `reach`."""
 
     has_offset = True
 

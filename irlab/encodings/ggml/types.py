@@ -68,7 +68,7 @@ BLOCK_TYPES: Final[dict[str, BlockType]] = {
         (_D, _M, _codes(1, 4, 1, 32), _codes(4, 0, 16, 32)),
     ),
     "q2_k": BlockType(
-        256, Integers(0, 3), 0, AffineScales(16, 15, (3.0,)),
+        256, Integers(0, 3), 0, AffineScales(16, 15, (3.0, 2.6, 2.2, 3.4), 4, 2),
         (Plane("scales", 32, 4, 0, 16), _codes(2, 0, 32, 256), _D, _DMIN),
     ),
     "q3_k": BlockType(
