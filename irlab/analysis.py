@@ -223,8 +223,8 @@ class OriginalInputs(Analysis):
 
 
 class GradientAnalysis(Analysis):
-    """Facts about gradients of the loss, which is that of the next token, summed over tokens. All kinds are collected
-    together, because a walk backwards is dear."""
+    """Facts about gradients of the loss, which is that of tokens drawn from the predictions (gradients.py), summed over
+    positions. All kinds are collected together, because a walk backwards is dear."""
 
     @classmethod
     @abstractmethod

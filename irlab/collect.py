@@ -76,7 +76,7 @@ def collect(kind: type[A], module: Module, ctx: Context) -> Kept[A]:
     with Activations() as store:
         walk = Walk(module.graph, batches, ctx.device, store)
         total = 2 * walk.batches * len(walk.layers)
-        work = _row_steps(kind, walk, shelf) if issubclass(kind, RowAnalysis) else gradient_steps(walk, shelf)
+        work = _row_steps(kind, walk, shelf) if issubclass(kind, RowAnalysis) else gradient_steps(walk, shelf, ctx.seed)
         for _ in ctx.progress.track(work, f"collecting {what}", total):
             pass
     return Kept(kind, shelf)

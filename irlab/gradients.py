@@ -1,4 +1,9 @@
-"""How does the loss depend on what each weight computes? Gradients layer by layer, each layer computed again."""
+"""How do predictions depend on what each weight computes? Gradients layer by layer, each layer computed again.
+
+The loss is that of tokens drawn from the model's own predictions, not of those that follow in the text: only so are
+mean squares of gradients the Fisher information, and thus the curvature of the KL divergence (Kunstner et al. 2019,
+arXiv 1905.12558). A few tokens of the text that the model does not expect at all would outweigh everything else.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ Facts: TypeAlias = "dict[tuple[type[GradientAnalysis], str], GradientAnalysis]"
 """By kind and weight."""
 
 
-def gradient_steps(walk: Walk, shelf: Shelf) -> Iterator[None]:
+def gradient_steps(walk: Walk, shelf: Shelf, seed: int) -> Iterator[None]:
     """Forward through all layers, keeping what each of them read; then backward, each layer computed again."""
     if all(shelf.has(layer.item) for layer in walk.layers):
         return
@@ -39,7 +44,7 @@ def gradient_steps(walk: Walk, shelf: Shelf) -> Iterator[None]:
             yield
     for layer in reversed(walk.layers):
         found: Facts = {}
-        yield from _backward(walk, layer, found)
+        yield from _backward(walk, layer, found, seed)
         arrays: dict[str, AnyArray] = {}
         taps: dict[str, dict[str, list[str]]] = {}
         for number, ((kind, weight), fact) in enumerate(found.items()):
@@ -55,7 +60,7 @@ def _slope(name: str) -> str:
     return f"d {name}"
 
 
-def _backward(walk: Walk, layer: Layer, found: Facts) -> Iterator[None]:
+def _backward(walk: Walk, layer: Layer, found: Facts, seed: int) -> Iterator[None]:
     piece = tapped(layer)
     reads: list[tuple[nn.Linear | nn.Embedding, str]] = []
     reads += [(linear, f"y{i}") for i, linear in enumerate(op for tap in piece.taps for op in tap.linears)]
@@ -73,7 +78,7 @@ def _backward(walk: Walk, layer: Layer, found: Facts) -> Iterator[None]:
         floats = {name: x.requires_grad_() for name, x in inputs.items() if x.is_floating_point()}
         with torch.enable_grad():
             results = program(inputs, walk.sizes(batch))
-            scalar = _pull(walk, layer, batch, {name: results[name] for name in ends})
+            scalar = _pull(walk, layer, batch, {name: results[name] for name in ends}, seed)
         wanted = {**floats, **{name: results[name] for _, name in reads if results[name].requires_grad}}
         if not wanted:
             return
@@ -109,17 +114,23 @@ def _float_weights(graph: Graph) -> dict[str, torch.Tensor]:
     return {symbol.name: to_torch(symbol.recipe.read()).requires_grad_() for symbol in floats}
 
 
-def _pull(walk: Walk, layer: Layer, batch: int, results: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _pull(walk: Walk, layer: Layer, batch: int, results: Mapping[str, torch.Tensor], seed: int) -> torch.Tensor:
     """A scalar whose gradient is that of the loss, as far as it depends on what `layer` computed."""
     parts = []
     for name, tensor in results.items():
         if name == "logits" and name in layer.outputs:
-            ids = walk.store.get("input_ids", batch).to(tensor.device)
-            predicted = tensor[:, :-1].reshape(-1, tensor.shape[-1]).float()
-            parts.append(functional.cross_entropy(predicted, ids[:, 1:].reshape(-1).long(), reduction="sum"))
+            predicted = tensor.reshape(-1, tensor.shape[-1]).float()
+            parts.append(functional.cross_entropy(predicted, drawn(predicted, seed, batch), reduction="sum"))
         elif walk.store.has(_slope(name), batch):
             parts.append((tensor * walk.store.get(_slope(name), batch).to(tensor.device)).sum())
     return torch.stack([part.float() for part in parts]).sum()
+
+
+def drawn(logits: torch.Tensor, seed: int, batch: int) -> torch.Tensor:
+    """A token for each row of logits f32[rows, vocab], drawn by its probability: i64[rows]."""
+    generator = torch.Generator().manual_seed((seed << 32) + batch)
+    chances = torch.softmax(logits.detach(), -1).cpu()
+    return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
 
 
 def _add_slope(walk: Walk, name: str, batch: int, slope: torch.Tensor) -> None:

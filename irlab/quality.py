@@ -36,23 +36,25 @@ class Quality:
     """What was measured on `tokens` positions. `kl` and `top1` compare with the original, and are None without one.
 
     `perplexity` is exp of the mean negative log-likelihood of the next token; `kl` the mean of KL(original || model);
-    `top1` the share of positions where both prefer the same token.
+    `top1` the share of positions where both prefer the same token. `predicted_kl` is what a pass had foretold.
     """
 
     tokens: int = 0
     perplexity: float = math.nan
     kl: float | None = None
     top1: float | None = None
+    predicted_kl: float | None = None
 
     def as_dict(self) -> dict[str, float]:
         """For reports: what was measured."""
-        found = {"perplexity": self.perplexity, "kl": self.kl, "top1": self.top1}
+        found = {"perplexity": self.perplexity, "kl": self.kl, "top1": self.top1, "predicted_kl": self.predicted_kl}
         return {name: value for name, value in found.items() if value is not None}
 
     def __str__(self) -> str:
         said = f"perplexity {self.perplexity:.4g}"
         if self.kl is not None and self.top1 is not None:
-            said += f", KL {self.kl:.4g}, top-1 agreement {self.top1:.2%}"
+            foretold = "" if self.predicted_kl is None else f" (predicted {self.predicted_kl:.4g})"
+            said += f", KL {self.kl:.4g}{foretold}, top-1 agreement {self.top1:.2%}"
         return f"{said} ({self.tokens:,} tokens)"
 
 
@@ -95,13 +97,18 @@ class Tally:
         return found
 
 
-def quality(module: Module, batches: Sequence[Batch], ctx: Context, original: Module | None = None) -> Quality:
-    """Measure `module` on batches of input_ids, against `original` if it is given. Raises InputError for a graph that
-    does not predict tokens."""
+def quality(
+    module: Module | Logits, batches: Sequence[Batch], ctx: Context, original: Module | Logits | None = None
+) -> Quality:
+    """Measure `module` on batches of input_ids, against `original` if it is given; `Logits` of either on the same
+    batches are not computed again. Raises InputError for a graph that does not predict tokens."""
     tally = Tally()
     with ExitStack() as stack:
         models = [module] if original is None else [module, original]
-        streams = [Logits(m.graph, batches, ctx, stack.enter_context(Activations())) for m in models]
+        streams = [
+            m if isinstance(m, Logits) else Logits(m.graph, batches, ctx, stack.enter_context(Activations()))
+            for m in models
+        ]
         total = sum(stream.steps for stream in streams) + len(batches)
 
         def work() -> Iterator[None]:
@@ -117,7 +124,10 @@ def quality(module: Module, batches: Sequence[Batch], ctx: Context, original: Mo
 
 
 class Logits:
-    """The logits of a model for each batch: `approach` runs all layers but the last, `logits` gives what that says."""
+    """The logits of a model for each batch: `approach` runs all layers but the last, `logits` gives what that says.
+
+    What the last layer reads is kept in `store`, so that logits can be asked for again; they themselves take too much.
+    """
 
     def __init__(self, graph: Graph, batches: Sequence[Batch], ctx: Context, store: Activations) -> None:
         if "logits" not in graph.outputs:
@@ -125,12 +135,18 @@ class Logits:
         self._walk = Walk(graph, batches, ctx.device, store)
         # What comes after the layer that gives the logits is not needed.
         self._last = next(layer for layer in self._walk.layers if "logits" in layer.outputs)
-        self.steps = self._walk.batches * self._last.index
+        self._ahead = self._walk.layers[: self._last.index]
+
+    @property
+    def steps(self) -> int:
+        """How many steps `approach` will take."""
+        return self._walk.batches * len(self._ahead)
 
     def approach(self) -> Iterator[None]:
-        """Run up to the last layer; a step for each batch and layer."""
-        for layer in self._walk.layers[: self._last.index]:
-            yield from self._walk.advance(layer)
+        """Run up to the last layer, unless that is done; a step for each batch and layer."""
+        while self._ahead:
+            yield from self._walk.advance(self._ahead[0])
+            del self._ahead[0]
 
     def logits(self) -> Iterator[torch.Tensor]:
         """The logits of each batch in turn."""
@@ -148,19 +164,19 @@ class EvaluateEach(Instrument):
     def __init__(self, sample: Sample, ctx: Context, note: Callable[[str, Quality], None]) -> None:
         self._sample, self._ctx, self._note = sample, ctx, note
         self._batches: list[Batch] | None = None
-        self._original: Module | None = None
+        self._original: Logits | None = None
         self._depth = 0
 
     def before_pass(self, step: Pass, module: Module) -> None:
         self._depth += 1
         if self._original is None and step.exactness == "lossy":
-            self._original = module.clone()
-            self._note("before", quality(module, self.batches(module), self._ctx))
+            self._note("before", self._measured(module))
 
     def after_pass(self, step: Pass, module: Module, record: PassRecord) -> None:
         self._depth -= 1
         if step.exactness == "lossy" and not self._depth:
             found = quality(module, self.batches(module), self._ctx, self._original)
+            found.predicted_kl = record.metrics.get("predicted_kl")
             record.metrics.update(found.as_dict())
             self._note(f"after {step}", found)
 
@@ -176,8 +192,13 @@ class EvaluateEach(Instrument):
     def finish(self, module: Module) -> None:
         """After all passes: measure a module that no lossy pass changed."""
         if self._original is None:
-            self._original = module.clone()
-            self._note("model", quality(module, self.batches(module), self._ctx))
+            self._note("model", self._measured(module))
+
+    def _measured(self, module: Module) -> Quality:
+        """The quality of `module`, which from now on is the original."""
+        batches = self.batches(module)
+        self._original = Logits(module.clone().graph, batches, self._ctx, Activations())
+        return quality(self._original, batches, self._ctx)
 
     def measure_output(self, emitted: Emitted) -> None:
         """Measure what was written, in its runtime. Raises InputError where that cannot be run."""
@@ -185,15 +206,18 @@ class EvaluateEach(Instrument):
         reason = "it has no runtime" if runtime is None else runtime.unavailable()
         if runtime is None or reason or self._original is None:
             raise InputError(f"{out} cannot be evaluated in {emitted.target}: {reason}")
-        batches = self.batches(self._original)
-        self._note(f"{out} in {runtime.name}", runtime_quality(runtime, out, batches, self._ctx, self._original))
+        assert self._batches is not None, "the original was measured on them"
+        found = runtime_quality(runtime, out, self._batches, self._ctx, self._original)
+        self._note(f"{out} in {runtime.name}", found)
 
 
-def runtime_quality(runtime: Runtime, out: Path, batches: Sequence[Batch], ctx: Context, original: Module) -> Quality:
+def runtime_quality(
+    runtime: Runtime, out: Path, batches: Sequence[Batch], ctx: Context, original: Module | Logits
+) -> Quality:
     """Measure what was written to `out`, run in the real runtime, against `original` in the interpreter."""
     tally = Tally()
     with Activations() as store:
-        stream = Logits(original.graph, batches, ctx, store)
+        stream = original if isinstance(original, Logits) else Logits(original.graph, batches, ctx, store)
 
         def work() -> Iterator[None]:
             yield from stream.approach()

@@ -263,7 +263,10 @@ def _add_data(group: argparse._ActionsContainer) -> None:
         help="measure tokens/s of what was written, in its own runtime, with and without the passes that save work",
     )
     group.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="where long computations are kept (or set IRLAB_CACHE)"
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where long computations are kept (or set IRLAB_CACHE), up to IRLAB_CACHE_SIZE (64GB)",
     )
 
 

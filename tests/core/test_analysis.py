@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,16 @@ import irlab
 from irlab import Context, Module
 from irlab.activations import Activations
 from irlab.analysis import Analysis, ByWeight, InputHessian, InputStatistics, OutputGradient, TableGradient
+from irlab.cache import Shelf, size_limit, trim
 from irlab.calibration import Sample, read_text
 from irlab.errors import InputError
+from irlab.gradients import drawn
 from irlab.interp import evaluate
 from irlab.ops import nn
-from irlab.quality import quality
+from irlab.passmgr import PassManager
+from irlab.quality import EvaluateEach, Quality, quality
+from irlab.schedule import build_pipeline
+from irlab.walk import Walk
 from irlab.weight_uses import replace_weights
 from irlab.weights import Array, WeightSymbol
 
@@ -77,8 +83,8 @@ def test_gradients_are_those_of_the_loss(module: Module, ids: np.ndarray, tmp_pa
     total = nn.prim.add(nn.gated_mlp(*mlp.operands, activation=mlp.activation), extra)
     graph.replace(mlp, total)
     logits = evaluate(graph, {"input_ids": ids, "probe": probe})["logits"]
-    targets = torch.from_numpy(ids)[:, 1:].reshape(-1)
-    functional.cross_entropy(logits[:, :-1].reshape(-1, 1024), targets, reduction="sum").backward()
+    logits = logits.reshape(-1, 1024)
+    functional.cross_entropy(logits, drawn(logits, 0, 0), reduction="sum").backward()
     assert probe.grad is not None
     wanted = probe.grad.reshape(-1, 256).double().square().mean(0)
     np.testing.assert_allclose(found.mean_square, wanted.numpy(), rtol=1e-3, atol=1e-12)
@@ -95,8 +101,8 @@ def test_gradients_of_a_table_are_those_of_what_was_read(module: Module, ids: np
     graph.replace(op, nn.prim.add(read, extra))
     probe = torch.zeros(6, 24, found.by_column.size, requires_grad=True)
     logits = evaluate(graph, {"input_ids": ids, "probe": probe})["logits"]
-    targets = torch.from_numpy(ids)[:, 1:].reshape(-1)
-    functional.cross_entropy(logits[:, :-1].reshape(-1, 1024), targets, reduction="sum").backward()
+    logits = logits.reshape(-1, 1024)
+    functional.cross_entropy(logits, drawn(logits, 0, 0), reduction="sum").backward()
     assert probe.grad is not None
     squares = probe.grad.reshape(-1, probe.shape[-1]).double().square().numpy()
     assert found.count == ids.size and found.reads[ids[0, 0]] == np.count_nonzero(ids == ids[0, 0])
@@ -119,6 +125,29 @@ def test_what_was_collected_is_read_again(
     changed = irlab.run(module, "quantize{scheme=int2}")
     context(changed, ids, tmp_path, length=24).analysis(InputHessian)
     assert calls
+
+
+def test_the_cache_forgets_what_was_used_least_recently(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "old", "older", "oldest")):
+        directory = tmp_path / "analyses" / name
+        directory.mkdir(parents=True)
+        (directory / "layer-0000.safetensors").write_bytes(bytes(1000))
+        for path in (directory / "layer-0000.safetensors", directory):
+            os.utime(path, (1e6 - age * 1e4, 1e6 - age * 1e4))
+    trim(tmp_path, 2500, now=1e6)
+    assert {path.name for path in (tmp_path / "analyses").iterdir()} == {"new", "old"}
+    # What a process has opened, and what was touched within the hour, stays whatever its size.
+    Shelf.open(tmp_path, "analyses", "old")
+    trim(tmp_path, 0, now=1e6)
+    assert {path.name for path in (tmp_path / "analyses").iterdir()} == {"new", "old"}
+
+
+def test_a_limit_of_the_cache_is_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRLAB_CACHE_SIZE", "20GB")
+    assert size_limit() == 20_000_000_000
+    monkeypatch.setenv("IRLAB_CACHE_SIZE", "much")
+    with pytest.raises(InputError, match="IRLAB_CACHE_SIZE=much is no size"):
+        size_limit()
 
 
 def test_weights_that_read_one_value_share_its_facts() -> None:
@@ -228,6 +257,24 @@ def test_quality_is_that_of_the_logits(module: Module, ids: np.ndarray) -> None:
     assert found.perplexity == pytest.approx(float(losses.mean().exp()), rel=1e-4)
     assert found.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
     assert found.top1 == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).double().mean()))
+
+
+def test_the_original_runs_once_for_all_lossy_passes(
+    module: Module, ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advanced: list[str] = []
+    advance = Walk.advance
+    monkeypatch.setattr(Walk, "advance", lambda self, layer: advanced.append(layer.name) or advance(self, layer))
+    found: dict[str, Quality] = {}
+    ctx = Context()
+    watcher = EvaluateEach(Sample(ids, length=24), ctx, found.__setitem__)
+    passes = build_pipeline("quantize{scheme=int8},cast{dtype=bf16},quantize{scheme=int3 embeddings=int3}")
+    changed = module.clone()
+    PassManager(passes, ctx, [watcher]).run(changed)
+    lossy = sum(step.exactness == "lossy" for step in passes)
+    assert len(found) == 1 + lossy and advanced.count("model.layers.0") == 1 + lossy
+    alone = quality(changed, [{"input_ids": ids}], Context(), module)
+    assert list(found.values())[-1].kl == pytest.approx(alone.kl, rel=1e-4)
 
 
 def test_a_model_is_as_good_as_itself(module: Module, ids: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import SMALL, fails, irlab_opt
 from tiny_models import tiny_model
@@ -15,6 +16,8 @@ from irlab.errors import InputError, IrlabError
 from irlab.model_fingerprint import model_fingerprint
 from irlab.recipes import Model, RunRecipe, read_recipe, relative, resolved, write_recipe
 from irlab.schedule import build_pipeline
+from irlab.weight_uses import replace_weights
+from irlab.weights import Array, WeightSymbol
 
 RECIPE = """pipeline = "fuse,quantize{scheme=int4},kv-cache"
 seed = 3
@@ -113,6 +116,19 @@ def test_fingerprints_tell_trainings_apart_and_not_places(tmp_path: Path) -> Non
     assert model_fingerprint(one) != model_fingerprint(irlab.parse(SMALL.replace("f32(1.0)", "f32(2.0)")))
     missing = SMALL.replace("random()", 'file("gone.safetensors", "w")')
     assert model_fingerprint(irlab.parse(missing)).startswith("sha256:")
+
+
+def test_one_number_of_one_row_makes_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = irlab.load("demo"), irlab.load("demo")
+    name = "model.layers.1.mlp.up_proj.weight"
+    symbol = other.weights[name]
+    values = np.array(symbol.recipe.read())
+    values[7, 3] += np.float32(1)
+    replace_weights(other.graph, {name: WeightSymbol(name, Array(symbol.type, values))})
+    assert model_fingerprint(one) != model_fingerprint(other)
+    # Of a large model a few rows are read.
+    monkeypatch.setattr("irlab.model_fingerprint.SMALL_BYTES", 0)
+    assert model_fingerprint(one) == model_fingerprint(other)
 
 
 def test_a_changed_calibration_text_is_refused(tmp_path: Path) -> None:

@@ -120,21 +120,27 @@ class ScaleAndOffset(Scales):
 
 
 @dataclass(frozen=True)
-class AffineScales(Scales):
+class GroupScales(Scales):
+    """Scales of each of `groups` equal groups of a block."""
+
+    groups: int
+
+    @property
+    def group_count(self) -> int:
+        return self.groups
+
+
+@dataclass(frozen=True)
+class AffineScales(GroupScales):
     """d * a * q - dmin * b: d and dmin f16, a and b integers up to `highest` of each of `groups` groups, stored as one
     field "scales", first all a, then all b. See kernels/ for `steps`, `turns` and `reach`."""
 
     has_offset = True
 
-    groups: int
     highest: int
     steps: tuple[float, ...]
     turns: int = 2
     reach: int = 1
-
-    @property
-    def group_count(self) -> int:
-        return self.groups
 
     def choose(self, x: Floats, importance: Floats, levels: Levels) -> Fields:
         from .. import kernels
@@ -155,20 +161,15 @@ class AffineScales(Scales):
 
 
 @dataclass(frozen=True)
-class SignedScales(Scales):
+class SignedScales(GroupScales):
     """d * a * level: d an f16, a an integer lowest..highest of each of `groups` groups, stored plus `bias`."""
 
-    groups: int
     lowest: int
     highest: int
     bias: int
     steps: tuple[float, ...]
     turns: int = 2
     reach: int = 1
-
-    @property
-    def group_count(self) -> int:
-        return self.groups
 
     def choose(self, x: Floats, importance: Floats, levels: Levels) -> Fields:
         from .. import kernels
@@ -187,23 +188,18 @@ class SignedScales(Scales):
 
 
 @dataclass(frozen=True)
-class ByteScales(Scales):
+class ByteScales(GroupScales):
     """A scale of 8 bits for each of `groups` groups: a table says what byte stands for what scale.
 
     The bytes tried are those from `below` under to `above` over the one whose scale just reaches the extreme number.
     """
 
-    groups: int
     below: int
     above: int
     table: ClassVar[Floats]
     """The scale of each byte."""
     usable: ClassVar[int]
     """So many bytes, from 0 on, have ascending scales; the others are never written."""
-
-    @property
-    def group_count(self) -> int:
-        return self.groups
 
     def choose(self, x: Floats, importance: Floats, levels: Levels) -> Fields:
         from .. import kernels
