@@ -32,7 +32,7 @@ def factor_names(weight: str) -> tuple[str, str]:
 def attach(graph: Graph, updates: Mapping[str, Update]) -> None:
     """Let each matrix product with a weight of these names add its update; ops that hold several matrices are spelled
     out. A weight that has an update already gets the new one in its place."""
-    _spell_out(graph, updates)
+    spell_out(graph, updates)
     for op, _ in _readers(graph, updates):
         assert isinstance(op, nn.Linear | nn.LowRankLinear) and op.weight is not None and op.graph is not None
         update = updates[_name(op.weight)]
@@ -42,7 +42,7 @@ def attach(graph: Graph, updates: Mapping[str, Update]) -> None:
 
 def factorise(graph: Graph, factors: Mapping[str, Update], made_by: str) -> None:
     """Let each matrix product with a weight of these names use the two factors in its place."""
-    _spell_out(graph, factors)
+    spell_out(graph, factors)
     for op, _ in _readers(graph, factors):
         assert isinstance(op, nn.Linear | nn.LowRankLinear) and op.weight is not None and op.graph is not None
         pair = factors[_name(op.weight)]
@@ -69,7 +69,7 @@ MULTIPLIED_OUT = "low-rank matrices are stored multiplied out: no smaller and no
 """What to say of a target that has no form of two factors."""
 
 
-def _spell_out(graph: Graph, names: Mapping[str, object]) -> None:
+def spell_out(graph: Graph, names: Mapping[str, object]) -> None:
     """Let weights of these names be read by ops of one matrix alone."""
     while compound := [op for op, operand in _readers(graph, names) if not _is_linear(op, operand)]:
         for op in dict.fromkeys(compound):

@@ -205,6 +205,12 @@ def dissect(module: Module) -> Decoder:
     for op in graph.find(nn.QuantizeActivation):
         where = op.loc.path if op.loc is not None else "the graph"
         raise LegalityError(f"GGUF: {op.opname} in {where}: {ROUNDED}", "emit GGUF without quantize-activations")
+    for shrink in graph.find(nn.HardShrink):
+        where = shrink.loc.path if shrink.loc is not None else "the graph"
+        reason = "llama.cpp has no thresholds of activations"
+        raise LegalityError(
+            f"GGUF: {shrink.opname} in {where}: {reason}", "emit GGUF without dynamic-sparsity, or onnx"
+        )
     attention, mlp, embed = (_matches(graph, rule) for rule in (_ATTENTION, _MLP, _EMBED))
     top = graph.outputs["logits"].op
     heads = _matches(graph, _HEAD)

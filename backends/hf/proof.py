@@ -66,6 +66,9 @@ def prove(module: Module) -> Proof:
     if rounded:
         where = rounded[0].loc.path if rounded[0].loc else "the graph"
         raise LegalityError(f"hf: {rounded[0].opname} in {where}: {ROUNDED}", "emit onnx or tensorrt, or leave it out")
+    if module.graph.find(nn.HardShrink):
+        reason = "no model of transformers has thresholds of activations"
+        raise LegalityError(f"hf: nn.hard_shrink: {reason}", "leave out dynamic-sparsity, or emit onnx")
     if module.graph.find(nn.QuantizeCache):
         raise LegalityError(
             "hf: how keys and values are kept is no part of a model: transformers is told when it generates",

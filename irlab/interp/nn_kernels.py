@@ -180,6 +180,10 @@ def _softmax_of(x: Tensor) -> Tensor:
     return torch.softmax(x.masked_fill(hidden, 0.0), -1).masked_fill(hidden, 0.0)
 
 
+def _hard_shrink(op: nn.HardShrink, run: Run, x: Tensor) -> Tensor:
+    return torch.where(x.abs() > op.threshold, x, 0)
+
+
 def _softmax(op: nn.Softmax, run: Run, x: Tensor) -> Tensor:
     return _softmax_of(x)
 
@@ -254,6 +258,7 @@ NN_KERNELS: Final[Table] = {
     nn.QuantizeCache: _quantize_cache,
     nn.DequantizeCache: _dequantize_cache,
     nn.Gelu: _gelu,
+    nn.HardShrink: _hard_shrink,
     nn.Silu: _silu,
     nn.GatedMLP: _gated_mlp,
 }

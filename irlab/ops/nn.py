@@ -523,6 +523,21 @@ class Silu(NNOp, opname="nn.silu"):
         return prim.mul(self.x, prim.sigmoid(self.x))
 
 
+class HardShrink(NNOp, opname="nn.hard_shrink"):
+    """x where abs(x) > threshold, else 0 (as in torch)."""
+
+    x: Value
+    threshold: float = 0.0
+
+    def infer(self) -> TensorType:
+        require(self, 0 <= self.threshold < float("inf"), "the threshold must be finite, and not negative")
+        return tensor(require_float(self, self.x).dtype, self.x.type.shape)
+
+    def decompose(self) -> Value:
+        kept = prim.gt(prim.abs(self.x), _like(self.threshold, self.x))
+        return prim.where(kept, self.x, _like(0.0, self.x))
+
+
 class Softmax(NNOp, opname="nn.softmax"):
     """exp(x) normalised to sum 1 over the last axis; a row of -inf alone gives zeros."""
 
@@ -614,3 +629,4 @@ rope, attention, kv_update = expression(Rope), expression(Attention), expression
 quantize_cache, dequantize_cache = expression(QuantizeCache), expression(DequantizeCache)
 gelu, silu, softmax = expression(Gelu), expression(Silu), expression(Softmax)
 gated_mlp = expression(GatedMLP)
+hard_shrink = expression(HardShrink)

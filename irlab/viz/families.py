@@ -66,6 +66,7 @@ _OF_CLASS: Final[dict[type, str]] = {
     nn.QuantizeCache: "cache",
     nn.DequantizeCache: "cache",
     nn.Gelu: "elementwise",
+    nn.HardShrink: "elementwise",
     nn.Silu: "elementwise",
     nn.QuantizeActivation: "elementwise",
     prim.Conv: "convolution",
