@@ -44,6 +44,11 @@ def products(op: nn.QuantizeActivation) -> list[nn.Linear]:
     return [user for user in op.result.uses if isinstance(user, nn.Linear) and user.x is op.result and is_product(user)]
 
 
+def multiplies_integers(linear: nn.Linear) -> bool:
+    """Whether `linear` is a product of integers: its x is rounded to 8 bits, and its weight can be multiplied."""
+    return isinstance(linear.x.op, nn.QuantizeActivation) and linear.x.op.bits == 8 and is_product(linear)
+
+
 def prepare(graph: Graph, able: Able, made_by: str) -> None:
     """Rewrite the rounded activations of `graph` into such as `able` holds; decompose those that no product reads."""
     for op in graph.find(nn.QuantizeActivation):

@@ -15,7 +15,7 @@ from irlab.backends.onnx.providers import PROVIDERS, Blocks
 from irlab.backends.onnx.vocabulary import Vocabulary
 from irlab.dims import symbols
 from irlab.errors import IrlabError
-from irlab.integer_products import products
+from irlab.integer_products import multiplies_integers, products
 from irlab.ir import Graph, Module, Op, Return, Weight
 from irlab.ops import nn
 from irlab.ops.call import Call
@@ -170,6 +170,8 @@ def _encodings(module: Module, blocks: Blocks) -> list[PlanRow]:
         if held.integers is not None:
             nbits = blocks == "nbits" and held.integers.group in codes.BLOCKS
             how = "MatMulNBits, " if nbits else "DequantizeLinear and MatMul, "
+            if any(isinstance(user, nn.Linear) and multiplies_integers(user) for user in op.result.uses):
+                how = "products of integers, "
         row = PlanRow(str(encoding), held.holding, how + held.note)
         rows[str(encoding)] = row
     return list(rows.values())

@@ -85,6 +85,7 @@ def test_weights_in_groups_are_multiplied_as_before(tmp_path: Path) -> None:
 
 def test_plan_tells_products_from_mere_rounding() -> None:
     rows = ONNX().plan(products({}))
+    assert any(row.note.startswith("products of integers") for row in rows)
     assert any(row.what == "nn.quantize_activation x 1" and row.holding == "native" for row in rows)
     rows = ONNX().plan(products({}, IntegerEncoding(4, True, 32, f32)))
     assert any("quantize_activation" in row.what and row.holding == "emulated" and "gains" in row.note for row in rows)
