@@ -171,8 +171,8 @@ class PassRecord:
     series: dict[str, list[float]] = field(default_factory=dict)
     """What was measured step by step: the loss of a training, say."""
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What was measured of single layers: figures by name, by module path or weight name. Left empty where that would
-    cost more than the pass itself."""
+    """What was measured of single layers: figures by name, by module path or weight name. Where that would cost more
+    than the pass itself it is measured only for --report and --eval (weight_errors.py)."""
     plan: dict[str, Any] = field(default_factory=dict)
     """What the pass decided before it changed anything, where it decides by looking at the whole module."""
 

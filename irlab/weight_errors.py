@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from .analysis import Doubles, InputHessian, InputStatistics, LayerStatistics
+from .analysis import ByWeight, Doubles, InputHessian, InputStatistics, LayerStatistics
 from .floats import as_f32
+from .ir import Module
 from .layers import layer_name
-from .passmgr import PassRecord
+from .passmgr import Context, Instrument, Pass, PassRecord
 from .weights import Encode, WeightSymbol
 
 _CHUNK_BYTES: Final = 64 << 20
@@ -72,6 +73,43 @@ class _Measure:
         if self.hessian is not None and self.output > 0:
             errors["output_error"] = math.sqrt(max(0.0, self.output_off) / self.output)
         return errors
+
+
+class MeasureWeights(Instrument):
+    """Measures what lossy passes cost each weight where they do not say so themselves, but leave the computing to
+    the backend. It computes each changed weight once more; with calibration data, inputs too are collected."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._depth = 0
+        self._before: Module | None = None
+        self._first = 0
+
+    def before_pass(self, step: Pass, module: Module) -> None:
+        self._depth += 1
+        if self._depth == 1 and step.exactness == "lossy":
+            self._before, self._first = module.clone(), len(self._ctx.manager.records) - 1
+
+    def pass_failed(self, step: Pass, module: Module, error: Exception) -> None:
+        self._depth -= 1
+
+    def after_pass(self, step: Pass, module: Module, record: PassRecord) -> None:
+        self._depth -= 1
+        if self._depth or self._before is None:
+            return
+        old, before, self._before = self._before.weights, self._before, None
+        known = {name for each in self._ctx.manager.records[self._first :] for name in each.layers}
+        new = {name: s for name, s in module.weights.items() if name in old and name not in known}
+        changed = [name for name, symbol in new.items() if symbol.recipe != old[name].recipe and symbol.type.rank > 1]
+        hessians: Mapping[str, InputHessian] = {}
+        if changed and self._ctx.calibration is not None:
+            from .collect import collect
+
+            hessians = collect(InputHessian, before, self._ctx)
+        for name in self._ctx.progress.track(changed, "measuring errors of weights", len(changed)):
+            taps = {name: hessians[name]} if name in hessians else {}
+            facts = ByWeight(InputHessian, taps, {tap: (tap,) for tap in taps})
+            record.layers[name] = weight_errors(old[name], new[name], LayerStatistics({InputHessian: facts}))
 
 
 def layers_table(record: PassRecord) -> str:

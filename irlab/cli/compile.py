@@ -55,7 +55,7 @@ def compile_input(args: argparse.Namespace) -> int:
     ctx = _context(args, [*(make_backend(t, {}) for t in args.target), *(b for b in backends if b.name != "ir")])
     measurements = Measurements(args, ctx, [b.name for b in backends])
     timeline = timeline_for(args)
-    manager = PassManager(passes, ctx, [*_instruments(args, measurements), *([timeline] if timeline else [])])
+    manager = PassManager(passes, ctx, [*_instruments(args, measurements, ctx), *([timeline] if timeline else [])])
     manager.timing = args.timing or timeline is not None
     with ctx.clock.span("lift"):
         module = lift(args)
@@ -160,7 +160,7 @@ def _context(args: argparse.Namespace, outputs: Sequence[Backend]) -> Context:
     return ctx
 
 
-def _instruments(args: argparse.Namespace, measurements: Measurements) -> list[Instrument]:
+def _instruments(args: argparse.Namespace, measurements: Measurements, ctx: Context) -> list[Instrument]:
     from ..instruments import CheckEach, PrintIR, VerifyEach
 
     # The first one is the outermost: it sees what the others raise.
@@ -182,6 +182,10 @@ def _instruments(args: argparse.Namespace, measurements: Measurements) -> list[I
         found.append(CheckEach(args.seed, lambda line: print(line, file=sys.stderr), args.device))
     if measurements.instrument is not None and not args.plan:
         found.append(measurements.instrument)
+    if (args.report or args.eval) and not args.plan:
+        from ..weight_errors import MeasureWeights
+
+        found.append(MeasureWeights(ctx))
     if args.verify_each:
         found.append(VerifyEach())
     return found
