@@ -1,7 +1,7 @@
 """How is each costly recipe computed once, however many outputs read it? Into a file that all of them read.
 
-Weights are streamed once: rows are encoded by threads, a chunk at a time, into one file on disk; recipes are then
-exchanged for references into it. What is not encoded is copied from where it is, and costs nothing to read again.
+Weights are streamed once: codes (and factors) are made by threads, a chunk at a time, into one file on disk; recipes
+are then exchanged for references into it. Other weights are copied from where they are: to read them again is cheap.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def for_outputs(module: Module, backends: Sequence[Backend], directory: Path, ct
 
 @contextmanager
 def computed_once(module: Module, directory: Path, ctx: Context) -> Iterator[Module]:
-    """While the block lasts: `module` with the codes of its encoded weights in a file under `directory`.
+    """While the block lasts: `module` with what is costly of its weights in a file under `directory`.
 
     Equal recipes are computed once. Where nothing is to be computed, or the disk is too small, `module` itself.
     """
@@ -53,29 +53,28 @@ def computed_once(module: Module, directory: Path, ctx: Context) -> Iterator[Mod
             span.weights_computed = len(costly)
         kept = {recipe: _kept(recipe, stored(name, recipe.type, file, Cached)) for recipe, name in costly.items()}
         new = module.clone()
-        changed = {
-            name: WeightSymbol(name, rebuilt(symbol.recipe, lambda r: kept.get(r) if isinstance(r, Encode) else None))
-            for name, symbol in module.weights.items()
-        }
+        changed = {n: WeightSymbol(n, rebuilt(s.recipe, kept.get)) for n, s in module.weights.items()}
         replace_weights(new.graph, changed)
         yield new
 
 
-def _kept(recipe: Encode, symbol: WeightSymbol) -> Encoded:
-    return Encoded(recipe.source, recipe.encoding, recipe.norm, kept=symbol.recipe)
+def _kept(recipe: Recipe, symbol: WeightSymbol) -> Recipe:
+    """What is read instead of `recipe`. Of codes it stays known what they were made from: some outputs ask."""
+    if isinstance(recipe, Encode):
+        return Encoded(recipe.source, recipe.encoding, recipe.norm, recipe.importance, kept=symbol.recipe)
+    return symbol.recipe
 
 
-def _costly(module: Module) -> dict[Encode, str]:
-    """What is to be encoded, each with a name: that of a weight made from it."""
-    found: dict[Encode, str] = {}
+def _costly(module: Module) -> dict[Recipe, str]:
+    """What is costly, each with a name: that of a weight made from it."""
+    found: dict[Recipe, str] = {}
     names: set[str] = set()
 
     def visit(recipe: Recipe, name: str) -> None:
-        if isinstance(recipe, Encode) and not isinstance(recipe, Encoded):
+        if recipe.costly:
             if recipe not in found:
-                label = name if name not in names else f"{name}.{len(found)}"
-                found[recipe] = label
-                names.add(label)
+                found[recipe] = name if name not in names else f"{name}.{len(found)}"
+                names.add(found[recipe])
             return
         for source in recipe.inputs:
             visit(source, name)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import http.server
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,6 +69,31 @@ def routes(model: Path) -> dict[str, Path]:
         "/ort/": npm_package(ORT_WEB) / "dist",
         "/tokenizers/": npm_package(TOKENIZERS) / "dist",
     }
+
+
+def node_command(folder: Path, model: Path, count: int, prompt: Sequence[int]) -> list[str]:
+    """How Node generates `count` tokens after `prompt` (ids) from the directory `model`, by the page's own decoder; the
+    ids are printed as JSON. Puts links into `folder`. Raises LookupError where node or npm's packages are missing."""
+    node = shutil.which("node")
+    if node is None:
+        raise LookupError("node is not installed")
+    (folder / "node_modules").mkdir()
+    version = ORT_WEB.rpartition("@")[2]
+    for name in ("onnxruntime-web", "onnxruntime-common"):
+        (folder / "node_modules" / name).symlink_to(npm_package(f"{name}@{version}"))
+    # Node knows a module by its suffix, browsers by its type.
+    shutil.copy(PAGE / "decoder.js", folder / "decoder.mjs")
+    script = shutil.copy(Path(__file__).with_name("generate.mjs"), folder)
+    # The packages find one another through the links.
+    return [
+        node,
+        "--preserve-symlinks",
+        "--preserve-symlinks-main",
+        str(script),
+        str(model),
+        str(count),
+        *map(str, prompt),
+    ]
 
 
 @contextmanager

@@ -20,6 +20,8 @@ class Encode(Recipe):
     """`source`[..., columns] encoded row by row, with the least squares of errors, weighted by `importance`[columns] if
     it is given; or below a `norm` of 2 the least sum of errors to that power (encodings/robust.py)."""
 
+    costly = True
+
     source: Recipe
     encoding: Encoding
     norm: float = 2.0
@@ -71,6 +73,8 @@ class Encode(Recipe):
 @dataclass(frozen=True)
 class Encoded(Encode, text_name=""):
     """An `Encode` whose codes were computed before and are read from `kept`; what they were made from stays known."""
+
+    costly = False
 
     kept: Recipe = field(kw_only=True)
 

@@ -17,6 +17,8 @@ class Factor(Recipe):
     """A factor of the best product b[out, rank] @ a[rank, in] for the matrix `source`, by its singular value
     decomposition; `side` is "a" or "b". Both are as large: the singular values are shared out."""
 
+    costly = True
+
     source: Recipe
     rank: int
     side: str = "a"

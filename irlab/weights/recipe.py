@@ -49,6 +49,8 @@ class Recipe(ABC):
 
     registry: ClassVar[dict[str, type[Recipe]]] = {}
     text_name: ClassVar[str] = ""
+    costly: ClassVar[bool] = False
+    """Whether rows take much longer to make than to read: outputs of one command share what is (compute_once.py)."""
 
     def __init_subclass__(cls, text_name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

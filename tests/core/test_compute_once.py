@@ -16,7 +16,7 @@ from irlab.encodings import IntegerEncoding
 from irlab.errors import InputError
 from irlab.passmgr import Context
 from irlab.types import f16, f32, tensor
-from irlab.weights import Array, Encode, Encoded, Random, WeightSymbol
+from irlab.weights import Array, Encode, Encoded, Factor, Random, WeightSymbol
 
 INT4 = IntegerEncoding(4, True, 32, f16)
 
@@ -61,6 +61,17 @@ def test_equal_recipes_are_computed_once(tmp_path: Path, encoded_rows: Counter[t
             np.testing.assert_array_equal(recipe.read(), module.weights["a"].recipe.read())
         assert ctx.clock.total().as_dict()
     assert not list(tmp_path.iterdir())
+
+
+def test_factors_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = GraphBuilder()
+    source = Random(tensor(f32, (48, 64)))
+    a, c = (WeightSymbol(side, Factor(source, 4, side)) for side in "ab")
+    b.output(y=nn.linear(nn.linear(b.input("x", "f32", ("n", 64)), b.weight(a)), b.weight(c)))
+    expected = a.recipe.read()
+    with computed_once(b.module(), tmp_path, Context()) as ready:
+        monkeypatch.setattr(Factor, "rows", None)  # nothing asks it again
+        np.testing.assert_array_equal(ready.weights["a"].recipe.read(), expected)
 
 
 def test_nothing_to_compute_leaves_the_module_alone(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ import irlab
 from irlab.backends.onnx.placement import fallbacks
 from irlab.backends.onnx.providers import PROVIDERS
 from irlab.decoder import greedy
-from tools.browser_demo import ORT_WEB, PAGE, RECIPE, routes, served
-from tools.npm_packages import npm_package
+from tools.browser_demo import PAGE, RECIPE, node_command, routes, served
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SOFTWARE_GPU = (
@@ -29,10 +28,9 @@ SOFTWARE_GPU = (
 PROMPT, COUNT = "Once upon a time", 10
 
 
-def packages() -> dict[str, Path]:
+def page_for(model: Path) -> dict[str, Path]:
     try:
-        version = ORT_WEB.rpartition("@")[2]
-        return {name: npm_package(f"{name}@{version}") for name in ("onnxruntime-web", "onnxruntime-common")}
+        return routes(model)
     except LookupError as error:
         pytest.skip(str(error))
 
@@ -80,16 +78,10 @@ def browser() -> Iterator[Any]:
 
 
 def test_node_generates_the_same_tokens(written: dict[str, Path], expected: Text, tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    (tmp_path / "node_modules").mkdir()
-    for name, folder in packages().items():
-        (tmp_path / "node_modules" / name).symlink_to(folder)
-    shutil.copy(Path(__file__).with_name("generate.mjs"), tmp_path)
-    shutil.copy(PAGE / "decoder.js", tmp_path / "decoder.mjs")
-    arguments = [str(tmp_path / "decoder.mjs"), str(written["wasm"]), str(COUNT), *map(str, expected.prompt)]
-    command = [node, "--preserve-symlinks", "--preserve-symlinks-main", str(tmp_path / "generate.mjs"), *arguments]
+    try:
+        command = node_command(tmp_path, written["wasm"], COUNT, expected.prompt)
+    except LookupError as error:
+        pytest.skip(str(error))
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == expected.tokens
@@ -99,14 +91,14 @@ class Demo:
     """The demo page, opened and asked to generate; what it logged and what it asked other servers for."""
 
     def __init__(self, browser: Any, model: Path, ep: str) -> None:
-        packages()
+        directories = page_for(model)
         self.log: list[str] = []
         self.requests: list[str] = []
         self.page = browser.new_page()
         self.page.set_default_timeout(240_000)
         self.page.on("console", lambda message: self.log.append(message.text))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        with served(routes(model)) as self.address:
+        with served(directories) as self.address:
             self.page.goto(f"{self.address}?ep={ep}&tokens={COUNT}")
             self.page.wait_for_selector("#go:enabled")
             self.size = self.page.inner_text("#status")
@@ -145,9 +137,8 @@ def test_webgpu_generates_the_same_tokens_on_a_software_adapter(
 
 
 def test_the_page_says_what_it_could_not_load(browser: Any, tmp_path: Path) -> None:
-    packages()
     page = browser.new_page()
-    with served(routes(tmp_path)) as address:
+    with served(page_for(tmp_path)) as address:
         page.goto(address)
         page.wait_for_function("document.getElementById('status').textContent.includes('could not be loaded')")
         assert "model.onnx" in page.inner_text("#status")

@@ -1,9 +1,9 @@
-// node generate.mjs DECODER MODEL_DIRECTORY COUNT ID...: the tokens that ONNX Runtime Web generates in Node, as JSON.
+// node generate.mjs MODEL_DIRECTORY COUNT ID...: the tokens that ONNX Runtime Web generates in Node, as JSON.
 import fs from "node:fs";
 import * as ort from "onnxruntime-web";
+import { Decoder } from "./decoder.mjs";
 
-const [decoder, directory, count, ...prompt] = process.argv.slice(2);
-const { Decoder } = await import(decoder);
+const [directory, count, ...prompt] = process.argv.slice(2);
 ort.env.wasm.numThreads = 1;
 const read = (name) => new Uint8Array(fs.readFileSync(`${directory}/${name}`));
 const loaded = await Decoder.load(ort, read("model.onnx"), read("model.onnx.data"));
