@@ -93,7 +93,8 @@ def check(graph: Graph, held: Mapping[type[Op], Lowering]) -> None:
         reason = refusal(op, held)
         if reason:
             where = op.loc.path if op.loc and op.loc.path else "the graph"
-            raise LegalityError(f"{op.opname} in {where}: {reason}")
+            hint = "cast{dtype=f32} makes it legal" if "compute in" in reason else ""
+            raise LegalityError(f"{op.opname} in {where}: {reason}", hint)
 
 
 def refusal(op: Op, held: Mapping[type[Op], Lowering]) -> str:

@@ -136,8 +136,20 @@ def build_to(network: Network, targets: Sequence[str], path: Path, note: Note = 
             raise writer.error
     if not done or not writer.bytes:
         words = network.log.last or "it gave no reason"
-        raise InputError(f"TensorRT's builder failed: {words}")
+        raise InputError(f"TensorRT's builder failed: {words}", blamed(network, network.log.errors))
     return int(writer.bytes)
+
+
+def blamed(network: Network, messages: Sequence[str]) -> str:
+    """Where in the model the layer comes from that `messages` name, as "the layer NAME comes from ..."; else empty."""
+    from irlab.backends.tensorrt.description import layers
+
+    text = "\n".join(messages)
+    named = [layer for layer in layers(network.definition) if layer.name in text]
+    if not named:
+        return ""
+    layer = max(named, key=lambda layer: len(layer.name))  # names begin alike
+    return f"the layer {layer.name} comes from {layer.metadata or 'the graph'}"
 
 
 def _aim(config: Any, targets: Sequence[str], library: Any) -> None:

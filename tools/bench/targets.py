@@ -5,8 +5,9 @@
 MODEL is what irlab-opt takes (default: demo). Each target is built by a child process, measured from outside: wall and
 CPU seconds, peak resident memory. Then it is run where it can be: greedy tokens after a short prompt, in the runtime
 that users have (llama.cpp, onnxruntime-genai, ONNX Runtime Web in Node, OpenVINO). The speed is that of all tokens but
-the first, so that loading does not count: (n - 1) / (seconds for n tokens - seconds for 1), least of `--repeats` each.
-Fast models get more tokens than asked for. Rows compare bytes with the weights as loaded, everything else with the first target.
+the first. Where a runtime is a process of its own, it is (n - 1) / (seconds for n tokens - seconds for 1), of the least
+of `--repeats` each, and fast models get more tokens than asked for. Rows compare bytes with the weights as loaded,
+everything else with the first target.
 """
 
 from __future__ import annotations
@@ -35,8 +36,28 @@ PROMPT = [1, 5, 9, 20, 33]
 MIN_SECONDS, MAX_TOKENS = 0.5, 480
 """More tokens are generated until they take so long, or are as many: the context of the demo model is 512."""
 
-Run = Callable[[Path, int], None]
-"""Generates as many tokens from what was written."""
+Speed = Callable[[Path, int, int], float]
+"""(what was written, tokens, repeats) -> tokens a second after the first. Raises LookupError with the reason."""
+
+
+def in_genai(out: Path, tokens: int, repeats: int) -> float:
+    """In onnxruntime-genai, in this process."""
+    import onnxruntime_genai as og
+
+    model = og.Model(str(out))
+
+    def seconds() -> float:
+        params = og.GeneratorParams(model)
+        params.set_search_options(max_length=len(PROMPT) + tokens, min_length=len(PROMPT) + tokens, do_sample=False)
+        generator = og.Generator(model, params)
+        generator.append_tokens(PROMPT)
+        generator.generate_next_token()
+        started = time.perf_counter()
+        for _ in range(tokens - 1):
+            generator.generate_next_token()
+        return time.perf_counter() - started
+
+    return (tokens - 1) / min(seconds() for _ in range(repeats + 1))
 
 
 def in_runtime(out: Path, count: int, target: str) -> None:
@@ -62,21 +83,12 @@ def in_node(out: Path, count: int) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """A target: what to emit, how the output is called, and how it runs; why not, where it cannot here."""
+    """A target: what to emit, how the output is called, and how fast it runs; why it does not, where it cannot here."""
 
     emit: str
     suffix: str = ""
-    run: Run | None = None
+    speed: Speed | None = None
     why_not: str = ""
-
-
-TARGETS = {
-    "gguf": Target("gguf", ".gguf", lambda out, n: in_runtime(out, n, "gguf")),
-    "onnx cpu": Target("onnx", run=lambda out, n: in_runtime(out, n, "onnx")),
-    "onnx wasm": Target("onnx{ep=wasm}", run=in_node),
-    "openvino": Target("onnx{ep=openvino}", run=lambda out, n: in_runtime(out, n, "onnx{ep=openvino}")),
-    "tensorrt": Target("tensorrt{targets=sm89}", why_not="engines need a GPU"),
-}
 
 
 @dataclass
@@ -108,21 +120,33 @@ def build(model: str, recipe: str, target: Target, out: Path) -> tuple[float, fl
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def speed(run: Run, out: Path, tokens: int, repeats: int) -> float:
-    """Tokens a second after the first one; the best of `repeats`. Raises LookupError where loading hides it."""
+def by_difference(run: Callable[[Path, int], None]) -> Speed:
+    """The speed of what `run` generates in a process of its own: what more tokens add to its time."""
 
-    def seconds(count: int) -> float:
-        started = time.perf_counter()
-        run(out, count)
-        return time.perf_counter() - started
+    def speed(out: Path, tokens: int, repeats: int) -> float:
+        def seconds(count: int) -> float:
+            started = time.perf_counter()
+            run(out, count)
+            return time.perf_counter() - started
 
-    seconds(1)  # the file is in the page cache from now on
-    load = min(seconds(1) for _ in range(repeats))
-    while (taken := min(seconds(tokens) for _ in range(repeats)) - load) < MIN_SECONDS and tokens * 2 < MAX_TOKENS:
-        tokens *= 2
-    if taken < MIN_SECONDS / 5:
-        raise LookupError(f"{tokens} tokens take no longer than loading")
-    return (tokens - 1) / taken
+        seconds(1)  # the file is in the page cache from now on
+        load = min(seconds(1) for _ in range(repeats))
+        while (taken := min(seconds(tokens) for _ in range(repeats)) - load) < MIN_SECONDS and tokens * 2 < MAX_TOKENS:
+            tokens *= 2
+        if taken < MIN_SECONDS / 5:
+            raise LookupError(f"{tokens} tokens take no longer than loading")
+        return (tokens - 1) / taken
+
+    return speed
+
+
+TARGETS = {
+    "gguf": Target("gguf", ".gguf", by_difference(lambda out, n: in_runtime(out, n, "gguf"))),
+    "onnx cpu": Target("onnx", "", in_genai),
+    "onnx wasm": Target("onnx{ep=wasm}", "", by_difference(in_node)),
+    "openvino": Target("onnx{ep=openvino}", "", by_difference(lambda out, n: in_runtime(out, n, "onnx{ep=openvino}"))),
+    "tensorrt": Target("tensorrt{targets=sm89}", why_not="engines need a GPU"),
+}
 
 
 def measure(model: str, recipe: str, target: Target, out: Path, tokens: int, repeats: int) -> Measured:
@@ -130,9 +154,9 @@ def measure(model: str, recipe: str, target: Target, out: Path, tokens: int, rep
     seconds, cpu, peak = build(model, recipe, target, out)
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
     found, note = None, target.why_not
-    if target.run is not None:
+    if target.speed is not None:
         try:
-            found = speed(target.run, out, tokens, repeats)
+            found = target.speed(out, tokens, repeats)
         except (LookupError, subprocess.CalledProcessError) as error:
             note = str(error).splitlines()[0]
     return Measured(len(files), sum(p.stat().st_size for p in files), seconds, cpu, peak, found, note)

@@ -125,6 +125,20 @@ def test_the_builder_fails_with_its_words(tmp_path: Path) -> None:
         process.build(module, backend.limits(module), ("sm75",), tmp_path, Context())
 
 
+def test_a_layer_that_the_builder_names_is_traced_to_the_model() -> None:
+    from trt_networks import network_of
+
+    from irlab.backends.tensorrt.description import layers
+    from irlab.backends.tensorrt.network import blamed
+
+    network = network_of(legal(Llama().module(), max_past=31), max_past=31)
+    layer = next(layer for layer in layers(network.definition) if "layers.1" in layer.metadata)
+    told = blamed(network, ["Error Code 10: Could not find any implementation for node " + layer.name])
+    assert told == f"the layer {layer.name} comes from {layer.metadata}" and "model.layers.1" in told
+    assert blamed(network, ["out of memory"]) == ""
+    network.close()
+
+
 def test_a_builder_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from irlab.backends.tensorrt import process
     from irlab.passmgr import Context

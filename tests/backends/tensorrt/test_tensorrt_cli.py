@@ -47,6 +47,21 @@ def test_one_line_says_what_is_wrong(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_fills_up_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: weights fit, the engine does not."""
+    resource = pytest.importorskip("resource")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20))
+
+    command = [sys.executable, "-m", "irlab", "demo", "-q", "-p", "fuse,quantize{scheme=int4},kv-cache"]
+    command += ["--no-parity", "--emit", "tensorrt{targets=sm89}", "-o", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, preexec_fn=limit)
+    assert done.returncode == 1, done.stderr
+    assert "writing out failed: File too large" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_recipe_to_three_targets(tmp_path: Path) -> None:
     recipe = "fuse,quantize{scheme=int4 group=32},kv-cache"
     outputs = ("--emit", "gguf", "-o", "m.gguf", "--emit", "onnx", "-o", "m-onnx", "--emit", "tensorrt", "-o", "m-trt")
