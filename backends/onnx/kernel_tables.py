@@ -46,6 +46,8 @@ Max,Min,Mod 13: F D B i32 i64 u32 u64
 Neg 13: F D B i8 i16 i32 i64
 Pad 18: b F D
 Pow 15: F D B i32 i64
+QuantizeLinear 21: F
+MatMulInteger 10: *
 Range 11: f32 D i16 i32 i64
 ReduceMax,ReduceMin 18: F D i32 i64
 ReduceMean,ReduceProd 18: F D i32
@@ -86,6 +88,10 @@ IsNaN 20: F
 MaxPool 12: F i8 u8
 Mod 13: F i8 i16 i32 u8 u16 u32
 Pow 15: F i32
+QuantizeLinear 21: F
+DynamicQuantizeLinear 11: f32
+MatMulInteger 10: *
+ms:MatMulIntegerToFloat 1: *
 Range 11: f32 i16 i32 i64
 ReduceMax,ReduceMin 20: b F D I
 ReduceMean,ReduceProd 18: F i32 i64 u32 u64
@@ -132,6 +138,7 @@ Gelu,Greater,GreaterOrEqual,LayerNormalization,Less,LessOrEqual,Log,MatMul,Max,M
 Pad,Pow,ReduceMax,ReduceMean,ReduceMin,ReduceProd,ReduceSum,Relu,Reshape,Round,Sigmoid,Sign,Sin *: F I b
 Slice,Softmax,Split,Sqrt,Squeeze,Sub,Tanh,TopK,Transpose,Unsqueeze,Where *: F I b
 And,Not,Or *: b
+QuantizeLinear *: F
 """
 """microsoft/onnxruntime (gh-pages), docs/execution-providers/QNN-ExecutionProvider.md at commit 019bde6f."""
 
@@ -142,6 +149,7 @@ CumSum,DequantizeLinear,Div,Equal,Erf,Exp,Expand,Floor,Gather,GatherElements,Gre
 If,IsNaN,Less,LessOrEqual,Log,MatMul,Max,MaxPool,Min,Mod,Mul,Neg,Not,Or,Pad,Pow,Range,Reciprocal,ReduceMax *: *
 ReduceMean,ReduceMin,ReduceProd,ReduceSum,Relu,Reshape,Round,ScatterElements,Shape,Sigmoid,Sign,Sin,Slice *: *
 Softmax,Split,Sqrt,Squeeze,Sub,Tanh,TopK,Transpose,Unsqueeze,Where,Xor *: *
+QuantizeLinear,DynamicQuantizeLinear,MatMulInteger *: *
 """
 """What OpenVINO 2026.4 converts; its provider hands it subgraphs."""
 
@@ -155,7 +163,7 @@ Cast,Concat,Expand,Gather,GatherElements,Identity,If,Pad,Reshape,ScatterElements
 Squeeze,Transpose,Unsqueeze,Where *: F B b i32 i64 u8
 DequantizeLinear *: i4 i8
 Equal,Greater,GreaterOrEqual,Less,LessOrEqual *: F B b i32 i64
-MatMul *: F B
+MatMul,QuantizeLinear *: F B
 Range *: f32 i32 i64
 ReduceMax,ReduceMean,ReduceMin,ReduceProd,ReduceSum *: F B i32 i64
 """
