@@ -143,6 +143,8 @@ def test_gguf_holds_an_adapter_beside_the_file(corrected: Module, tmp_path: Path
         bare = llama.logits(out, tokens)
         whole = llama.logits(out, tokens, adapter=adapter)
     assert np.abs(whole - expected).mean() < 0.5 * np.abs(bare - expected).mean()
+    assert emitted.runtime is not None
+    np.testing.assert_allclose(emitted.runtime.logits(out, [tokens])[0], whole, atol=1e-4)
     with pytest.raises(InputError, match="exists"):
         irlab.emit(corrected, "gguf", out)
     out.unlink()

@@ -65,6 +65,19 @@ def test_integers_beside_rounding(bench: ModuleType, texts: list[str], tmp_path:
     assert all(0 < row["ours"] < row["peer"] for row in found)  # type: ignore[operator]
 
 
+def test_pipelines_beside_the_first(
+    bench: ModuleType, texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (row,) = rows(
+        bench, tmp_path, *texts, "--pipelines", "quantize{scheme=int3}", "quantize{scheme=int3},correct{rank=64}"
+    )
+    assert row["peer_name"] == "quantize{scheme=int3}" and row["bytes"] > row["peer_bytes"]  # type: ignore[operator]
+    assert 0 < row["ours"] < 0.8 * row["peer"]  # type: ignore[operator]
+    with pytest.raises(SystemExit):
+        bench.main(["--stories", "demo", *texts, "--pipelines", "quantize"])
+    assert "compares several with the first" in capsys.readouterr().err
+
+
 def test_nothing_to_measure_is_said(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["--stories", "demo"])

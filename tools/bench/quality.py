@@ -3,6 +3,7 @@
     python tools/bench/quality.py [--stories MODEL --calibration TEXT --text TEXT [--squeeze]]
                                   [--minilm MODEL --train CSV --dev CSV]
                                   [--schemes int4,int3] [--gguf q4_0,q4_k_m] [--eval-in gguf]
+                                  [--pipelines "quantize" "quantize,correct" "rotate,quantize"]
                                   [--methods gptq,awq,awq-gptq,hqq] [--json FILE]
 
 Causal models (`--stories`): mean KL divergence to the original on `--text`, which must not be the calibration text;
@@ -13,8 +14,9 @@ them).
 
 The peers are in the same run. `--schemes`, integers in groups: rounding to nearest as most tools do it (the scale spans
 the group), and our own rounding with a search of scales (quality_rounding.py). `--gguf`, files of llama.cpp's types of
-a causal model: llama.cpp's own quantiser with an importance matrix of the same calibration text (quality_gguf.py). A
-ratio above 1 says that ours loses less: the peer's loss over ours.
+a causal model: llama.cpp's own quantiser with an importance matrix of the same calibration text (quality_gguf.py).
+`--pipelines`: the first of them (quality_pipelines.py). A ratio above 1 says that ours loses less: the peer's loss over
+ours.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ if sys.path[0] == str(BENCH):
 sys.path += [str(BENCH), str(BENCH.parent)]
 
 from quality_gguf import gguf_rows  # noqa: E402
+from quality_pipelines import pipeline_rows  # noqa: E402
 from quality_rounding import rounding_rows  # noqa: E402
 from quality_rows import Row  # noqa: E402
 from quality_subjects import (  # noqa: E402
@@ -64,7 +67,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minilm", metavar="MODEL", default=installed)
     parser.add_argument("--train", type=Path, metavar="CSV")
     parser.add_argument("--dev", type=Path, metavar="CSV")
-    parser.add_argument("--schemes", type=_names, help="int4 where no --gguf is asked for")
+    parser.add_argument("--schemes", type=_names, help="int4 where nothing else is asked for")
+    parser.add_argument("--pipelines", nargs="+", default=[], metavar="PIPELINE")
     parser.add_argument("--gguf", type=_names, default=[], metavar="TYPES")
     parser.add_argument("--eval-in", choices=["irlab", "gguf"], default="irlab", help="what runs the GGUF files")
     parser.add_argument("--methods", type=_names, default=["gptq"])
@@ -75,7 +79,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     if not args.has_stories and not args.has_encoder:
         parser.error("nothing to measure: give --stories, --calibration and --text, or --train and --dev")
     if args.schemes is None:
-        args.schemes = [] if args.gguf else ["int4"]
+        args.schemes = [] if args.gguf or args.pipelines else ["int4"]
+    if len(args.pipelines) == 1:
+        parser.error("--pipelines compares several with the first: give another one")
     return args
 
 
@@ -88,13 +94,18 @@ def measured(args: argparse.Namespace, folder: Path, stack: ExitStack) -> Iterat
     if args.has_stories:
         subject = stack.enter_context(causal_model(args, folder))
         yield from rounding_rows(subject, args.schemes, args.methods)
+        if args.pipelines:
+            yield from pipeline_rows(subject, args.pipelines)
         if args.gguf:
             yield from gguf_rows(subject, args.gguf, args.methods, folder, args.eval_in == "gguf")
     if args.has_encoder:
         train = Sample(sentences(args.train, CALIBRATION_SENTENCES, folder), 1 << 20, 256)
         dev = Sample(sentences(args.dev, SENTENCES, folder), 1 << 20, 256)
         module = irlab.run(irlab.load(args.minilm), "fuse")
-        yield from rounding_rows(Encoder("MiniLM", module, train, dev, folder), args.schemes, args.methods)
+        encoder = Encoder("MiniLM", module, train, dev, folder)
+        yield from rounding_rows(encoder, args.schemes, args.methods)
+        if args.pipelines:
+            yield from pipeline_rows(encoder, args.pipelines)
 
 
 def causal_model(args: argparse.Namespace, folder: Path) -> CausalModel:
