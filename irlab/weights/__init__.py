@@ -17,7 +17,7 @@ from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, 
 from .leaves import Array, Cached, File, Literal, Random
 from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, rebuilt, static_shape
-from .rotated import Rotate, Scale
+from .rotated import Project, Rotate, Scale
 from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Literal",
     "LowRankUpdate",
     "Parts",
+    "Project",
     "Product",
     "Prune",
     "Random",

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import IRError
 from ..floats import as_f32
 from ..orthogonal import KINDS, multiplied
-from ..types import TensorType
+from ..types import TensorType, tensor
 from .recipe import AnyArray, Recipe, numpy_dtype, static_shape
 
 
@@ -75,3 +75,37 @@ class Rotate(Recipe):
         blocks = np.ascontiguousarray(moved).reshape(*moved.shape[:-1], -1, self.block)
         turned = multiplied(blocks, self.kind, self.seed).reshape(moved.shape)
         return np.moveaxis(turned, -1, self.axis).astype(numpy_dtype(self.type.dtype), copy=False)
+
+
+@dataclass(frozen=True)
+class Project(Recipe):
+    """`source` times `basis`[size, width] along `axis`, which then has that width; in f32, rounded to the dtype of
+    `source`. With orthonormal columns these are coordinates in a part of the space."""
+
+    source: Recipe
+    basis: Recipe
+    axis: int
+
+    def __post_init__(self) -> None:
+        shape, basis = static_shape(self.source.type), static_shape(self.basis.type)
+        if not 0 <= self.axis < len(shape) or len(basis) != 2 or shape[self.axis] != basis[0]:
+            raise IRError(f"axis {self.axis} of a {self.source.type} cannot be projected by a {self.basis.type}")
+
+    @property
+    def type(self) -> TensorType:
+        shape = list(self.source.type.shape)
+        shape[self.axis] = self.basis.type.shape[1]
+        return tensor(self.source.type.dtype, tuple(shape))
+
+    @property
+    def row_local(self) -> bool:
+        return self.axis != 0 and self.source.row_local
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        basis = as_f32(self.basis.read())
+        if self.axis == 0:
+            values, basis = as_f32(self.source.read()), basis[:, start:stop]
+        else:
+            values = as_f32(self.source.rows(start, stop))
+        made = np.moveaxis(np.moveaxis(values, self.axis, -1) @ basis, -1, self.axis)
+        return made.astype(numpy_dtype(self.type.dtype), copy=False)

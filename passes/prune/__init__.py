@@ -12,8 +12,9 @@ layers.py       whole layers
 
 from irlab.passes.prune.channels import PruneChannels
 from irlab.passes.prune.heads import PruneHeads
+from irlab.passes.prune.hidden import PruneHidden
 from irlab.passes.prune.layers import DropLayers
 from irlab.passes.prune.neurons import PruneNeurons
 from irlab.passes.prune.vocabulary import PruneVocabulary
 
-__all__ = ["DropLayers", "PruneChannels", "PruneHeads", "PruneNeurons", "PruneVocabulary"]
+__all__ = ["DropLayers", "PruneChannels", "PruneHeads", "PruneHidden", "PruneNeurons", "PruneVocabulary"]

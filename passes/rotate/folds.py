@@ -10,7 +10,7 @@ from irlab.errors import InputError
 from irlab.ir import Graph, Op, Weight
 from irlab.ops import prim
 from irlab.weight_uses import WeightUses, operand_name, weight_uses
-from irlab.weights import Affine, Recipe, Rotate, Scale, WeightSymbol
+from irlab.weights import Affine, Project, Recipe, Rotate, Scale, WeightSymbol
 
 Kind: TypeAlias = Literal["hadamard", "orthogonal"]
 
@@ -24,6 +24,20 @@ class Turn:
     kind: Kind
     seed: int
 
+    def applied(self, recipe: Recipe) -> Recipe:
+        return Rotate(recipe, self.axis, self.block, self.kind, self.seed)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """An axis is multiplied by the columns of `basis`."""
+
+    axis: int
+    basis: Recipe
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        return Project(recipe, self.basis, self.axis)
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -31,7 +45,7 @@ class Fold:
     turned. `spent`: it is such a gain, and only ones are left."""
 
     gain: str = ""
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Turn | Projection, ...] = ()
     spent: bool = False
 
     def applied(self, recipe: Recipe, weights: Mapping[str, WeightSymbol]) -> Recipe:
@@ -40,7 +54,7 @@ class Fold:
         if self.gain:
             recipe = Scale(recipe, weights[self.gain].recipe)
         for turn in self.turns:
-            recipe = Rotate(recipe, turn.axis, turn.block, turn.kind, turn.seed)
+            recipe = turn.applied(recipe)
         return recipe
 
 
@@ -59,7 +73,7 @@ class Folds:
     def spend(self, op: Op, operand: str) -> None:
         self._found[op, operand] = Fold(spent=True)
 
-    def turn(self, op: Op, operand: str, turn: Turn) -> None:
+    def turn(self, op: Op, operand: str, turn: Turn | Projection) -> None:
         fold = self.of(op, operand)
         self._found[op, operand] = replace(fold, turns=(*fold.turns, turn))
 

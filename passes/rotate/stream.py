@@ -15,7 +15,7 @@ from irlab.axes.axis import factors
 from irlab.errors import InputError
 from irlab.ir import Graph, Op, Value, Weight
 from irlab.ops import nn, prim
-from irlab.passes.rotate.folds import Folds, Turn
+from irlab.passes.rotate.folds import Folds, Projection, Turn
 
 READS: Final[dict[type[Op], tuple[str, ...]]] = {
     nn.Linear: ("weight",),
@@ -42,7 +42,7 @@ class Residual:
     Raises InputError, naming the op, for one that does not act on all features alike.
     """
 
-    def __init__(self, axes: AxisAnalysis, axis: Axis, folds: Folds, turn: Callable[[int], Turn]) -> None:
+    def __init__(self, axes: AxisAnalysis, axis: Axis, folds: Folds, turn: Callable[[int], Turn | Projection]) -> None:
         self._axes, self._axis, self._folds, self._turn = axes, axis, folds, turn
         self._gain: dict[Value, str] = {}
         """The gain that a value lacks, now that its norm has none: its readers must take it in."""

@@ -17,6 +17,7 @@ OPTIONS: Final = {
     "drop-layers": ("drop-layers{indices=0}",),
     "prune-channels": ("prune-channels{ratio=0.5}",),
     "prune-heads": ("prune-heads{ratio=0.5 score=magnitude refit=false}",),
+    "prune-hidden": ("prune-hidden{ratio=0.5 method=select multiple=1}",),
     "prune-neurons": ("prune-neurons{ratio=0.5 score=magnitude refit=false multiple=1}",),
     "cast": ("cast{dtype=bf16}", "cast{dtype=f32}"),
     "mixed-precision": ("fuse,mixed-precision{bpw=16}",),
