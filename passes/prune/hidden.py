@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,7 +13,7 @@ import torch
 from irlab.activations import Activations
 from irlab.axes import Axis, AxisAnalysis, keep
 from irlab.errors import InputError
-from irlab.ir import Graph, Module, Value, Weight
+from irlab.ir import Graph, Module, Op, Value, Weight
 from irlab.ops import nn
 from irlab.passes.prune.base import PruneUnits
 from irlab.passes.prune.cuts import Cut
@@ -24,7 +24,7 @@ from irlab.passmgr import Context
 from irlab.types import f32, tensor
 from irlab.walk import Walk, require_finite
 from irlab.weight_uses import replace_weights
-from irlab.weights import Affine, Array, WeightSymbol
+from irlab.weights import Affine, Array, Random, Recipe, WeightSymbol
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class PruneHidden(
         ->   nn.embedding(%ids, @embed[49152, 448]) ... nn.rms_norm(.., @norm[448]) ... nn.linear(.., @q[576, 448])
 
     `method`: pca turns the stream to its principal components on calibration data and leaves out the last (Ashkboos et
-    al. 2024, SliceGPT). One rotation serves all layers, so that nothing is added between them and every target holds the
-    result; it costs more than a rotation for each block. Refused, naming the op, where something acts on single
+    al. 2024, SliceGPT). One rotation serves all layers, so that nothing is added between them and every target holds
+    the result; it costs more than a rotation for each block. Refused, naming the op, where something acts on single
     features, such as a norm that subtracts the mean. select leaves out the features with the smallest weights, which
     any model allows; little of a model survives that without training.
 
@@ -76,12 +76,12 @@ class PruneHidden(
 
     def _slice(self, module: Module, axes: AxisAnalysis, cut: Cut, width: int, ctx: Context) -> None:
         graph, leaf, size = module.graph, cut.group.leaf, cut.group.size
+        ops = ops_by_axis(graph, axes, [leaf])[leaf]
+        kind = tensor(f32, (size, size))
+        # Refused before anything is measured.
+        _folds(axes, leaf, ops, Random(kind))
         basis = principal_components(stream_covariance(graph, axes, leaf, size, ctx))
-        recipe = Array(tensor(f32, (size, size)), basis.astype(np.float32))
-        folds = Folds()
-        Residual(axes, leaf, folds, lambda axis: Projection(axis, recipe)).follow(
-            ops_by_axis(graph, axes, [leaf])[leaf]
-        )
+        folds = _folds(axes, leaf, ops, Array(kind, np.ascontiguousarray(basis, np.float32)))
         norms = [op for op, _ in _norms(graph, axes, leaf)]
         folds.apply(graph, untie=True)
         gains = [_gain(op) for op in norms]
@@ -93,6 +93,17 @@ class PruneHidden(
         weights, scale = graph.weights(), math.sqrt(size / width)
         replace_weights(graph, {n: WeightSymbol(n, Affine(weights[n].recipe, scale)) for n in gains})
         ctx.note_rewrites({"prune": size - width})
+
+
+def _folds(axes: AxisAnalysis, leaf: Axis, ops: Sequence[Op], basis: Recipe) -> Folds:
+    """What turns the features `leaf` by `basis`. Raises InputError, naming an op that acts on single features."""
+    folds = Folds()
+    try:
+        Residual(axes, leaf, folds, lambda axis: Projection(axis, basis)).follow(ops)
+    except InputError as error:
+        message = error.message.replace("rotate: ", "prune-hidden: ", 1)
+        raise InputError(message, error.hint or "method=select leaves out single features") from None
+    return folds
 
 
 def _gain(op: nn.RMSNorm | nn.AddRMSNorm) -> str:
