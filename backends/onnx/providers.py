@@ -58,7 +58,10 @@ class Provider:
 
 PROVIDERS: Final[dict[str, Provider]] = {
     "cpu": Provider("CPUExecutionProvider", "CPU", "run", half=f32, rope="attention"),
-    "wasm": Provider("CPUExecutionProvider", "CPU", "run in Node and Chromium", half=f32, rope="attention"),
+    "wasm": Provider(
+        # MatMulNBits has no fast kernel in WebAssembly: decoded once, when they are loaded, weights are read faster.
+        "CPUExecutionProvider", "CPU", "run in Node and Chromium", half=f32, blocks="dequantize", rope="attention"
+    ),
     "cuda": Provider(
         "CUDAExecutionProvider", "CUDA", "not run on hardware here: kernel tables and the CPU", "cuda", rope="attention"
     ),

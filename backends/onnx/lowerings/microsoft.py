@@ -20,7 +20,7 @@ from irlab.weights import WeightSymbol
 
 def linear(op: nn.Linear, e: Emitter) -> None:
     """MatMulNBits of blocks of codes; FusedMatMul of a matrix that is also read in its own shape; else MatMul."""
-    symbol = codes.blocked(op.weight)
+    symbol = codes.blocked(op.weight) if e.vocabulary.blocks == "nbits" else None
     if symbol is not None:
         bias = e[op.bias] if op.bias is not None else ""
         inputs, attributes = block_matmul(e, op.x, symbol, bias)
@@ -59,7 +59,7 @@ def block_matmul(e: Emitter, x: Value, symbol: WeightSymbol, bias: str) -> tuple
 
 def embedding(op: nn.Embedding, e: Emitter) -> None:
     """GatherBlockQuantized of rows of codes; else Gather."""
-    symbol = codes.blocked(op.weight)
+    symbol = codes.blocked(op.weight) if e.vocabulary.blocks == "nbits" else None
     if symbol is None:
         neural.embedding(op, e)
         return

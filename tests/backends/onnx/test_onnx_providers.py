@@ -41,7 +41,7 @@ def model_of(directory: Path) -> onnx.ModelProto:
 
 
 MADE_OF: dict[str, tuple[set[str], set[str]]] = {
-    "wasm": ({"GroupQueryAttention", "MatMulNBits", "RMSNormalization"}, set()),
+    "wasm": ({"GroupQueryAttention", "DequantizeLinear", "RMSNormalization"}, {"MatMulNBits", "GatherBlockQuantized"}),
     "cuda": ({"GroupQueryAttention", "MatMulNBits", "RMSNormalization"}, set()),
     "directml": (
         {"GroupQueryAttention", "MatMulNBits", "SimplifiedLayerNormalization", "RotaryEmbedding"},
