@@ -166,13 +166,15 @@ def run_sizes(module: Module) -> tuple[int, int]:
 
 
 def speeds(
-    outs: Sequence[tuple[Runtime, Path]], prompt: int, new: int, rounds: int = ROUNDS
+    outs: Sequence[tuple[Runtime, Path]], prompt: int, new: int, rounds: int = ROUNDS, *, processor: bool = False
 ) -> list[tuple[Speed, ...]]:
-    """The speed of each of `outs` in its runtime, round by round; in each round all of them have a turn."""
+    """The speed of each of `outs` in its runtime, round by round; in each round all of them have a turn.
+
+    `processor`: as of `Runtime.speed`."""
     found: list[list[Speed]] = [[] for _ in outs]
     for _ in range(rounds):
         for (runtime, out), measured in zip(outs, found):
-            measured.append(runtime.speed(out, prompt, new))
+            measured.append(runtime.speed(out, prompt, new, processor=processor))
     return [tuple(measured) for measured in found]
 
 

@@ -91,8 +91,10 @@ class Runtime(ABC):
 
     measures_speed: ClassVar[bool] = False
 
-    def speed(self, out: Path, prompt: int, new: int) -> Speed:
-        """How fast a prompt of `prompt` tokens and `new` tokens after it run, once warm, if `measures_speed`."""
+    def speed(self, out: Path, prompt: int, new: int, *, processor: bool = False) -> Speed:
+        """How fast a prompt of `prompt` tokens and `new` tokens after it run, once warm, if `measures_speed`.
+
+        `processor`: on one thread, and in seconds of processor time, which hardly depend on what else is running."""
         raise NotImplementedError(f"{self.name} measures no speed")
 
 

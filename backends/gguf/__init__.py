@@ -247,12 +247,19 @@ class LlamaCppRuntime(Runtime):
         with LlamaCpp() as llama:
             return llama.greedy(_file(out), prompt, count, adapter=self._beside(out))
 
-    def speed(self, out: Path, prompt: int, new: int) -> Speed:
+    def speed(self, out: Path, prompt: int, new: int, *, processor: bool = False) -> Speed:
         from irlab.backends.gguf.llama_cpp import LlamaCpp
 
-        with LlamaCpp() as llama:
-            file, beside = _file(out), self._beside(out)
-            rates = llama.speed(file, prefill=prompt, decode=new, repeats=1, seconds=0.5, adapter=beside)
+        with LlamaCpp(threads=1) if processor else LlamaCpp() as llama:
+            rates = llama.speed(
+                _file(out),
+                prefill=prompt,
+                decode=new,
+                repeats=1,
+                seconds=0.5,
+                adapter=self._beside(out),
+                processor=processor,
+            )
         return Speed(rates["prefill"], rates["decode"])
 
     def _beside(self, out: Path) -> Path | None:

@@ -122,11 +122,15 @@ class LlamaCpp:
         repeats: int = 3,
         seconds: float = 0.0,
         adapter: Path | None = None,
+        processor: bool = False,
     ) -> dict[str, float]:
         """Median tokens per second, `{"prefill": ..., "decode": ...}`, of a prompt and a continuation this long, with
-        llama.cpp's default settings; over `repeats`, and over more until `seconds` have passed."""
+        llama.cpp's default settings; over `repeats`, and over more until `seconds` have passed. `processor`: seconds
+        are of processor time, of all threads."""
         self._load(path, adapter=adapter)
-        answer = self._ask("speed", prefill=prefill, decode=decode, repeats=repeats, seconds=seconds)
+        answer = self._ask(
+            "speed", prefill=prefill, decode=decode, repeats=repeats, seconds=seconds, processor=processor
+        )
         return {"prefill": answer["prefill"], "decode": answer["decode"]}
 
     def _load(self, path: str | Path, *, vocab_only: bool = False, adapter: Path | None = None) -> None:

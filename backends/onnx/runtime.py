@@ -55,8 +55,9 @@ class OnnxRuntime(Runtime):
         answer = self._run(out, {"task": "greedy", "prompt": list(prompt), "count": count})
         return [int(token) for token in answer["tokens"]]
 
-    def speed(self, out: Path, prompt: int, new: int) -> Speed:
-        rates = self._run(out, {"task": "speed", "prompt": prompt, "new": new, "seconds": 0.5})
+    def speed(self, out: Path, prompt: int, new: int, *, processor: bool = False) -> Speed:
+        request = {"task": "speed", "prompt": prompt, "new": new, "seconds": 0.5, "processor": processor}
+        rates = self._run(out, request)
         return Speed(rates["prompt"], rates["decode"])
 
     def _run(self, out: Path, request: dict[str, Any]) -> dict[str, Any]:

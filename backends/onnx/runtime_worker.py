@@ -49,12 +49,13 @@ class Engine(Protocol):
 
 
 class OnnxRuntimeEngine:
-    """ONNX Runtime's CPU provider."""
+    """ONNX Runtime's CPU provider. `threads`: 0 for as many as there are cores."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, threads: int = 0) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3
         config = directory / CONFIG_FILE
         if config.is_file():  # run as onnxruntime-genai would
@@ -154,24 +155,31 @@ def _by_genai(directory: Path, request: dict[str, Any]) -> bool:
 
 def speed(directory: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Medians of tokens per second of a prompt and of the tokens after it, after one unmeasured round: as
-    onnxruntime-genai runs it where the directory has its configuration."""
+    onnxruntime-genai runs it where the directory has its configuration. With "processor", of processor time of one
+    thread."""
     prompt, new = [1] * request["prompt"], request["new"]
+    clock = time.process_time if request["processor"] else time.perf_counter
     if _by_genai(directory, request):
         import onnxruntime_genai as og
 
-        run = partial(genai_steps, og.Model(str(directory)), prompt, new)
+        config = og.Config(str(directory))
+        if request["processor"]:
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": 1}}}}))
+        run = partial(genai_steps, og.Model(config), prompt, new)
+    elif request["processor"] and request["engine"] == "onnxruntime":
+        run = partial(Session(OnnxRuntimeEngine(directory, threads=1)).fed_steps, prompt)
     else:
         run = partial(Session(ENGINES[request["engine"]](directory)).fed_steps, prompt)
     rates: dict[str, list[float]] = {"prompt": [], "decode": []}
-    begun, warm = time.perf_counter(), False
-    while not rates["prompt"] or time.perf_counter() - begun < request["seconds"]:
+    begun, warm = clock(), False
+    while not rates["prompt"] or clock() - begun < request["seconds"]:
         steps = run()
-        started = time.perf_counter()
+        started = clock()
         next(steps)
-        prompted = time.perf_counter()
+        prompted = clock()
         for _ in range(new):
             next(steps)
-        done = time.perf_counter()
+        done = clock()
         if warm:
             rates["prompt"].append(len(prompt) / (prompted - started))
             rates["decode"].append(new / (done - prompted))

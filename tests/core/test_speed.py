@@ -50,7 +50,7 @@ class Recorded(Runtime):
     def greedy(self, out, prompt, count):
         raise AssertionError
 
-    def speed(self, out, prompt, new):
+    def speed(self, out, prompt, new, *, processor=False):
         self.asked.append(out.name)
         return Speed(*self.found[out.name].pop(0))
 
@@ -113,6 +113,8 @@ def test_a_smaller_model_is_faster_in_its_runtime(target, tmp_path):
     assert measured.without == ("halve-mlps",)
     assert measured.gain.prompt > 1 or measured.gain.decode > 1
     assert [path.name for path in tmp_path.iterdir()] == ["m.out"]
+    (by_processor,) = speeds([(emitted.runtime, emitted.out)], 32, 8, rounds=1, processor=True)
+    assert min(by_processor[0]) > 0
 
 
 def test_a_target_without_a_runtime_is_skipped(tmp_path):
