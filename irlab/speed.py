@@ -5,6 +5,7 @@ The two files are measured in turns, so that a machine that is busy for a while 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ class Measured:
     rounds_before: tuple[Speed, ...] = ()
     without: tuple[str, ...] = ()
     skipped: str = ""
+    busy: str = ""
+    """Where the machine had more to do than it has processors: how much, in words."""
 
     @property
     def speed(self) -> Speed | None:
@@ -88,6 +91,7 @@ class Measured:
             "gain": numbers(self.gain),
             "without": list(self.without),
             "warning": self.warning,
+            "busy": self.busy,
             "skipped": self.skipped,
         }
 
@@ -100,7 +104,7 @@ class Measured:
                 f"; without {', '.join(self.without)} {self.before.decode:,.1f} and {self.before.prompt:,.1f}: "
                 f"{self.gain.decode:.2f} and {self.gain.prompt:.2f} times as fast"
             )
-        return text
+        return text + (f" ({self.busy})" if self.busy else "")
 
 
 @dataclass
@@ -130,13 +134,13 @@ class SpeedGain:
         without = left_out(self.passes)
         if not without:
             (rounds,) = speeds([(runtime, out)], *sizes)
-            return Measured(runtime.name, rounds)
+            return Measured(runtime.name, rounds, busy=_busy())
         with tempfile.TemporaryDirectory(prefix=".irlab-", dir=out.parent) as folder:
             ctx, place = self._plan_context(), Path(folder, out.name)
             other = emit_with(backend, self.baseline(), place, parity=False, force=False, ctx=ctx)
             assert other.runtime is not None
             rounds, before = speeds([(runtime, out), (other.runtime, place)], *sizes)
-        return Measured(runtime.name, rounds, before, tuple(str(step) for step in without))
+        return Measured(runtime.name, rounds, before, tuple(str(step) for step in without), busy=_busy())
 
     def baseline(self) -> Module:
         """What the pipeline makes of the original without the passes that save work."""
@@ -176,6 +180,14 @@ def speeds(
         for (runtime, out), measured in zip(outs, found):
             measured.append(runtime.speed(out, prompt, new, processor=processor))
     return [tuple(measured) for measured in found]
+
+
+def _busy() -> str:
+    """What to think of measurements where others were running: empty on a quiet machine."""
+    if not hasattr(os, "getloadavg"):  # Windows
+        return ""
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    return f"on a busy machine: a load of {load:.0f} on {processors} processors" if load > processors + 1 else ""
 
 
 def _medians(rounds: Sequence[Speed]) -> Speed | None:

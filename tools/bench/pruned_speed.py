@@ -1,6 +1,7 @@
 """Benchmark: is a pruned decoder, whose layers differ in width, faster than the whole one at the same type?
 
-    python tools/bench/pruned_speed.py MODEL [--gguf f32,q8_0] [--onnx fp32,int4] [--rounds 5] [--processor] [--json FILE]
+    python tools/bench/pruned_speed.py MODEL [--gguf f32,q8_0] [--onnx fp32,int4]
+                                             [--rounds 5] [--processor] [--json FILE]
 
 A quarter of the feed-forward neurons goes, and one key/value head in six with its queries (one in three where there are
 three), by more in some layers and by less in others. Which ones does not matter to speed, so the last ones go: the
