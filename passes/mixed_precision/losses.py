@@ -10,12 +10,16 @@ Taken apart as K-FAC does (Martens & Grosse 2015, arXiv 1503.05671), with the di
 (HAWQ-V2, arXiv 1911.03852, sums a trace instead). An embedding table adds, for each read of a row, half of
 sum_c E[g_c^2] E_rc^2. Weights are taken to err independently of each other.
 
+For tables that is too much, several times over: few rows of them are read often, and what follows evens out much. The
+model is run once with the table rounded (probe.py), and the losses of the table are scaled to what that showed.
+
 Rows are rounded as quantize will round them, by error compensation if that is its method; of large matrices a sample,
 taken in proportion to what an error of the row costs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -30,7 +34,9 @@ from irlab.encodings import Encoding
 from irlab.encodings.robust import encode_robustly
 from irlab.floats import as_f32
 from irlab.ir import Module
+from irlab.passes.mixed_precision import probe
 from irlab.passes.mixed_precision.choices import Choice
+from irlab.passes.mixed_precision.probe import Probe
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.quantize.quantize import HQQ_NORM
 from irlab.passes.quantize.selection import Candidate, Role
@@ -43,6 +49,9 @@ Doubles = npt.NDArray[np.float64]
 MATRIX_ROWS: Final = 128
 TABLE_ROWS: Final = 1024
 """How many rows are rounded to learn what a scheme costs."""
+
+PROBED_LOSS: Final = 0.03
+"""A table is probed with the encoding that is expected to cost about so much: more would no longer be proportional."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,10 @@ class Sample:
         read = np.square(error) @ self.columns
         return 0.5 * float(self.outputs @ np.maximum(seen, 0) + self.reads @ read)
 
+    def scaled(self, by: float) -> Sample:
+        """A sample whose losses are `by` times as large."""
+        return Sample(self.rows, self.outputs * by, self.reads * by, self.columns)
+
 
 class Measurer:
     """Measures what `choices` cost the weights of a module, with the rounding of a method of quantize."""
@@ -80,6 +93,7 @@ class Measurer:
         self._hessians: Kept[InputHessian] | None = None
         self._gradients: Kept[OutputGradient] | None = None
         self._tables: Kept[TableGradient] | None = None
+        self._probe = Probe(module, ctx)
         self.basis = "weight"
         self._tokens = 1
 
@@ -88,7 +102,7 @@ class Measurer:
         ctx, module = self._ctx, self._module
         self._learn()
         batches = ctx.calibration_batches(module) if ctx.calibration is not None else []
-        options = (self._method, self._damping, self._act_order, MATRIX_ROWS, TABLE_ROWS)
+        options = (self._method, self._damping, self._act_order, MATRIX_ROWS, TABLE_ROWS, probe.TOKENS)
         key = module_key(module, batches, ctx, "losses", list(map(str, choices)), options)
         shelf = Shelf.open(ctx.cache, "losses", key)
         groups = self._groups(candidates)
@@ -128,20 +142,32 @@ class Measurer:
         hessian = self._hessians[name].matrix if self._hessians is not None and name in self._hessians else None
         samples = {c.symbol.name: self._sample(c, hessian) for c in group}
         # Files hold finite numbers only: -1 says that the rows are no whole blocks.
-        found = {name: np.full(len(choices), -1.0) for name in samples}
+        found = {weight: np.full(len(choices), -1.0) for weight in samples}
         rows = np.concatenate([sample.rows for sample in samples.values()])
         rounded = self._rounding(group[0], hessian)
         narrow = None if hessian is None else hessian.astype(np.float32)
+        if group[0].role is Role.EMBEDDING and self.basis == "kl":
+            samples[name] = samples[name].scaled(self._surplus(name, samples[name], narrow, choices))
         for i, choice in enumerate(choices):
             if not choice.fits(rows.shape):
                 continue
             error = np.zeros_like(rows) if choice.encoding is None else rows - rounded(rows, choice.encoding)
             start = 0
-            for name, sample in samples.items():
+            for weight, sample in samples.items():
                 stop = start + len(sample.rows)
-                found[name][i] = sample.loss(error[start:stop], narrow)
+                found[weight][i] = sample.loss(error[start:stop], narrow)
                 start = stop
         return found
+
+    def _surplus(self, name: str, sample: Sample, hessian: Floats | None, choices: Sequence[Choice]) -> float:
+        """What a run of the model shows that a table costs, over what is expected of it."""
+        encodings = [c.encoding for c in choices if c.encoding is not None and c.fits(sample.rows.shape)]
+        costs = {e: sample.loss(sample.rows - e.decode(e.encode(sample.rows)), hessian) for e in encodings}
+        likely = {e: abs(math.log(cost / PROBED_LOSS)) for e, cost in costs.items() if cost > 0}
+        if not likely:
+            return 1.0
+        probed = min(likely, key=likely.__getitem__)
+        return self._probe.divergence({name: probed}) / costs[probed]
 
     def _rounding(self, candidate: Candidate, hessian: Doubles | None) -> Callable[[Floats, Encoding], Floats]:
         """How quantize rounds rows: f32[rows, columns] to the numbers that are stored."""
@@ -178,8 +204,7 @@ class Measurer:
         if self.basis == "output":
             # Without the loss, all weights count alike: by the share of their output (or numbers) that is lost.
             whole = found.loss(rows, None if hessian is None else hessian.astype(np.float32))
-            scale = 1 / max(whole, np.finfo(np.float64).tiny)
-            found = Sample(rows, found.outputs * scale, found.reads * scale, found.columns)
+            found = found.scaled(1 / max(whole, np.finfo(np.float64).tiny))
         return found
 
 
