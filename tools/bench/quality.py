@@ -4,7 +4,7 @@
                                   [--minilm MODEL --train CSV --dev CSV]
                                   [--schemes int4,int3] [--gguf q4_0,q4_k_m] [--eval-in gguf]
                                   [--pipelines "quantize" "quantize,correct" "rotate,quantize"]
-                                  [--methods gptq,awq,awq-gptq,hqq] [--json FILE]
+                                  [--methods gptq,awq,awq-gptq,hqq,mixed-precision] [--json FILE]
 
 Causal models (`--stories`): mean KL divergence to the original on `--text`, which must not be the calibration text;
 `--squeeze` removes blank lines from both. Sentence encoders (`--minilm`, a MiniLM by default if the package
@@ -14,9 +14,9 @@ them).
 
 The peers are in the same run. `--schemes`, integers in groups: rounding to nearest as most tools do it (the scale spans
 the group), and our own rounding with a search of scales (quality_rounding.py). `--gguf`, files of llama.cpp's types of
-a causal model: llama.cpp's own quantiser with an importance matrix of the same calibration text (quality_gguf.py).
-`--pipelines`: the first of them (quality_pipelines.py). A ratio above 1 says that ours loses less: the peer's loss over
-ours.
+a causal model: llama.cpp's own quantiser with an importance matrix of the same calibration text (quality_gguf.py);
+the method mixed-precision is for these alone. `--pipelines`: the first of them (quality_pipelines.py). A ratio above 1
+says that ours loses less: the peer's loss over ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """GGUF files, ours against those of llama.cpp's own quantiser: the same types, the same bytes, the same data.
 
-Ours: `quantize{mix=TYPE method=gptq}`, then `--emit gguf`. The peer: `llama_model_quantize` on the f32 file of the same
+Ours: `quantize{mix=TYPE method=gptq}`, then `--emit gguf`; by the method `mixed-precision` no more bytes than the
+peer's, but types of our own choice. The peer: `llama_model_quantize` on the f32 file of the same
 weights, with an importance matrix from the same calibration text, as llama-imatrix makes it: the mean square of every
 input of the matrices in the layers, and of the output where it has a tensor of its own.
 
@@ -33,6 +34,7 @@ from irlab.weight_uses import replace_weights
 from irlab.weights import Array, WeightSymbol
 
 PEER = "llama.cpp's quantiser with its imatrix"
+MIXED = "mixed-precision"
 
 
 def gguf_rows(
@@ -45,8 +47,12 @@ def gguf_rows(
         peer_loss = bench.loss(peer)
         for method in methods:
             out = folder / f"{kind}-{method}.gguf"
-            new, seconds = subject.run(f"quantize{{mix={kind} method={method} indivisible=fallback}}")
-            irlab.emit(new, f"gguf{{type={kind} allow-fallback=true}}", out, parity=False)
+            if method == MIXED:
+                new, seconds = subject.run(f"{MIXED}{{size={peer.stat().st_size}}}", "gguf")
+                irlab.emit(new, "gguf", out, parity=False)
+            else:
+                new, seconds = subject.run(f"quantize{{mix={kind} method={method} indivisible=fallback}}")
+                irlab.emit(new, f"gguf{{type={kind} allow-fallback=true}}", out, parity=False)
             yield Row(
                 f"{subject.name} {kind} {method}",
                 subject.metric,

@@ -34,12 +34,13 @@ class Subject(ABC):
     def loss(self, changed: Module) -> float:
         """How far `changed` is from the original; 0 is the same."""
 
-    def run(self, pipeline: str) -> tuple[Module, float]:
-        """The module after calibrated passes, and the CPU seconds that they took."""
+    def run(self, pipeline: str, target: str = "") -> tuple[Module, float]:
+        """The module after calibrated passes, perhaps for a target, and the CPU seconds that they took."""
         started = time.process_time()
         new = irlab.run(
             self.module,
             pipeline,
+            targets=[target] if target else [],
             calibration=self.sample.source,
             calibration_tokens=self.sample.tokens,
             calibration_length=self.sample.length,
