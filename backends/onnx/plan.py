@@ -114,6 +114,10 @@ def _holding(cls: type[Op], vocabulary: Vocabulary, held: Mapping[type[Op], obje
         note = _ATTENTION["GroupQueryAttention" if grouped else otherwise]
         note = note.format(otherwise=otherwise or "decomposed")
         return ("native" if grouped or otherwise else "emulated"), note
+    if cls is nn.LowRankLinear:
+        return "native", "two thin MatMuls, beside that of a weight"
+    if cls in (nn.QuantizeCache, nn.DequantizeCache) and grouped and vocabulary.provider.table == "CPU":
+        return "native", "inside GroupQueryAttention with a cache, else decomposed"
     if cls is nn.KVUpdate:
         return ("native", "inside attention") if grouped or otherwise else ("native", "Concat")
     if cls is nn.Rope:

@@ -222,5 +222,5 @@ def test_a_plan_says_how_it_is_held(module: Module, target: str) -> None:
     PassManager(build_pipeline(GPTQ), Context(is_plan=True)).run(planned)
     rows = irlab.api.make_backend(target, {}).plan(planned)
     assert all(row.holding != "none" for row in rows)
-    words = {"gguf": "LoRA adapter beside", "hf": "merged", "onnx": ""}[target]
+    words = {"gguf": "LoRA adapter beside", "hf": "merged", "onnx": "two thin MatMuls"}[target]
     assert any(words in row.note for row in rows)

@@ -113,6 +113,10 @@ def test_text_keeps_it_and_a_plan_needs_no_data(module: Module, ids: np.ndarray,
     again = irlab.load(tmp_path / "m.irlab")
     assert len(again.graph.find(nn.DequantizeCache)) == 8
     irlab.emit(again, "onnx", tmp_path / "m", parity=True)
+    rows = irlab.api.make_backend("onnx", {}).plan(again)
+    assert any(row.holding == "native" and "inside GroupQueryAttention with a cache" in row.note for row in rows)
+    rows = irlab.api.make_backend("gguf", {}).plan(again)
+    assert any("--cache-type-k q8_0" in row.note for row in rows)
     planned = module.clone()
     QuantizeCache().run(planned, Context(is_plan=True))
     assert len(planned.graph.find(nn.QuantizeCache)) == 8
