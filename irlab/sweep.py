@@ -63,6 +63,10 @@ class LayerPass(Pass):
         that does what was decided."""
         return self
 
+    def depends_on(self, ctx: Context) -> tuple[object, ...]:
+        """What `apply` depends on besides the module, the data, the device, the seed and the options: targets, say."""
+        return ()
+
     def install(self, graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
         """Let `graph` read what `apply` made, perhaps in a second time, and with what other passes made."""
         replace_weights(graph, symbols)
@@ -148,7 +152,7 @@ def sweep(module: Module, ctx: Context, steps: Recorded) -> None:
         raise InputError(f"{names} needs calibration data", "give --calibration TEXTFILE (or self)")
     batches = ctx.calibration_batches(module)
     steps = [(_deciding(step, module, ctx, record), record) for step, record in steps]
-    key = module_key(module, batches, ctx, [step.resolved_text() for step, _ in steps])
+    key = module_key(module, batches, ctx, [(step.resolved_text(), *step.depends_on(ctx)) for step, _ in steps])
     shelf = Shelf.open(ctx.cache, "sweeps", key)
     for step, record in steps:
         record.bytes_before = record.bytes_before or stored_bytes(module)

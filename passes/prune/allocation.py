@@ -16,7 +16,7 @@ from irlab.passes.prune.cuts import Cut
 from irlab.passes.prune.elimination import Doubles, eliminate
 from irlab.passmgr import Context, stored_bytes
 
-_LEAST_SHARE = 0.25
+LEAST_SHARE = 0.25
 """A global allocation leaves at least this share of every group: costs were measured far from there."""
 
 _BISECTIONS = 30
@@ -69,7 +69,7 @@ def allocate_globally(
     def offer(i: int) -> None:
         step = multiples[i] if left[i] % multiples[i] == 0 else left[i] % multiples[i]
         after = left[i] - step
-        if after >= max(1, _LEAST_SHARE * found[i].group.size):
+        if after >= max(1, LEAST_SHARE * found[i].group.size):
             gone = found[i].group.size - after
             extra = costs[i][gone] - costs[i][gone - step]
             heapq.heappush(heap, (extra / (step * per_index[i]), i, after))

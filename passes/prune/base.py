@@ -56,6 +56,9 @@ class PruneUnits(LayerPass):
     def needs(self) -> tuple[type[Analysis], ...]:
         return ()
 
+    def depends_on(self, ctx: Context) -> tuple[object, ...]:
+        return (ctx.targets,) if self.prefers_blocks and self.multiple is None else ()
+
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         return {}
 

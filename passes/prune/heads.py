@@ -19,6 +19,7 @@ class PruneHeads(
     requires={"fuse": "it looks at what matrices of nn ops read"},
     before={
         "quantize": "codes would be cut; prune, then quantize",
+        "sparsify": "the refit fills what was zero",
         "kv-cache": "the cache would keep the heads that go",
     },
     per_layer=("ratio",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,11 +15,11 @@ from irlab.errors import InputError
 from irlab.floats import as_f32
 from irlab.ir import Module
 from irlab.layers import Layer
-from irlab.passes.prune.allocation import allocate_globally
+from irlab.passes.prune.allocation import LEAST_SHARE, allocate_globally
 from irlab.passes.prune.base import PruneUnits, magnitudes, naming
 from irlab.passes.prune.cuts import Cut
 from irlab.passes.prune.elimination import Doubles, Indices, Score, eliminate, least, refit
-from irlab.passmgr import Context
+from irlab.passmgr import Context, note
 from irlab.types import DType
 from irlab.weights import Array, WeightSymbol, numpy_dtype
 
@@ -44,8 +45,12 @@ class MeasuredUnits(PruneUnits):
             self._gradients.update({name: gradients[name].mean_square for name in names})
 
     def _allocate(self, module: Module, axes: AxisAnalysis, found: list[Cut], ctx: Context) -> dict[str, int]:
-        if self.allocate == "uniform" or ctx.is_plan:
+        if self.allocate == "uniform":
             return super()._allocate(module, axes, found, ctx)
+        if ctx.is_plan:
+            left = super()._allocate(module, axes, found, ctx)
+            note(module, _bounds(self.name, found, left))
+            return left
         ratio = self._ratio(module, axes, found)
         return allocate_globally(module, axes, found, ratio, self._multiples(found, ratio, ctx), self.damping, ctx)
 
@@ -125,6 +130,14 @@ class MeasuredUnits(PruneUnits):
         full = np.zeros_like(weight)
         full[:, stays] = refit(weight, hessian, stays, self.damping)
         return gone, full
+
+
+def _bounds(owner: str, found: list[Cut], left: dict[str, int]) -> str:
+    """What a plan can say of widths that depend on scores."""
+    size = max(cut.group.size for cut in found)
+    least = max(1, math.ceil(LEAST_SHARE * size))
+    planned = max(left.values())
+    return f"{owner}: widths depend on scores: {least} to {size} in each layer; planned with {planned} in all"
 
 
 def _array(values: Doubles, like: WeightSymbol) -> Array:

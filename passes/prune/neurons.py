@@ -14,7 +14,10 @@ class PruneNeurons(
     name="prune-neurons",
     exactness="lossy",
     requires={"fuse": "it looks at what matrices of nn ops read"},
-    before={"quantize": "codes would be cut; prune, then quantize"},
+    before={
+        "quantize": "codes would be cut; prune, then quantize",
+        "sparsify": "the refit fills what was zero",
+    },
     per_layer=("ratio",),
 ):
     """Leaves out neurons of feed-forward blocks, and lets those that stay make up for them.

@@ -147,6 +147,16 @@ def test_what_was_computed_is_read_again(module: Module, ids: np.ndarray, tmp_pa
     assert str(first.weights["model.layers.0.self_attn.o_proj.weight"].type).endswith("[64, 32]")
 
 
+def test_what_was_computed_for_another_target_is_not(ids: np.ndarray, tmp_path: Path) -> None:
+    directory = tiny_model(tmp_path / "wide", "llama", num_hidden_layers=1, intermediate_size=1024)
+    wide = irlab.run(irlab.load(str(directory)), "fuse")
+    left = [
+        sizes(run(wide, "prune-neurons{ratio=0.27}", ids, tmp_path, targets=targets)[0], "neurons")
+        for targets in (("gguf",), ("onnx",), ("gguf",))
+    ]
+    assert left == [[768], [736], [768]]
+
+
 def test_kv_heads_go_with_their_queries(module: Module, ids: np.ndarray, tmp_path: Path) -> None:
     new, _ = run(module, "prune-heads{ratio=0.5}", ids, tmp_path)
     (attention, *_) = new.graph.find(nn.Attention)
@@ -201,6 +211,13 @@ def test_a_plan_reads_no_weight(module: Module) -> None:
         PassManager(build_pipeline(text), context).run(new)
     verify(new)
     assert sizes(new, "neurons") == [96] * 2
+
+
+def test_a_plan_of_widths_that_depend_on_scores_gives_bounds(module: Module) -> None:
+    new = module.clone()
+    PassManager(build_pipeline("prune-neurons{ratio=0.25 allocate=global}"), Context(is_plan=True)).run(new)
+    (said,) = new.metadata["notes"]
+    assert said == "prune-neurons: widths depend on scores: 32 to 128 in each layer; planned with 96 in all"
 
 
 # What is refused
