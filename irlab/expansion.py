@@ -12,15 +12,16 @@ from typing import Final
 
 import numpy as np
 
-from .encodings import CodebookEncoding, bit_stream
+from .encodings import CodebookEncoding, HashedEncoding, bit_stream
+from .encodings.hashed import PRIME
 from .ir import Graph, Value
 from .ops import prim
-from .types import DType, TensorType, f16, i32, tensor, u8
+from .types import DType, TensorType, f16, i32, i64, tensor, u8
 from .weight_uses import replace_weights
 from .weights import Cast, Decode, Recipe, WeightSymbol, static_shape
 from .weights.recipe import AnyArray
 
-SHARED: Final = (CodebookEncoding,)
+SHARED: Final = (CodebookEncoding, HashedEncoding)
 """The encodings in which weights share numbers."""
 
 
@@ -68,13 +69,32 @@ class Tables(Recipe):
         return self.source.codes(start * shared, stop * shared)["table"][::shared]
 
 
+@dataclass(frozen=True)
+class HashPart(Recipe):
+    """A part of the codes of `source`, a hashed matrix: "table" or "row"."""
+
+    source: Recipe
+    part: str
+
+    @property
+    def type(self) -> TensorType:
+        encoding = self.source.type.encoding
+        assert isinstance(encoding, HashedEncoding)
+        return encoding.packed_types(static_shape(self.source.type))[self.part]
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self.source.codes(start, stop)[self.part]
+
+
 def is_expandable(type: TensorType) -> bool:
     """Whether weights of this type can be spelled out."""
-    return isinstance(type.encoding, CodebookEncoding) and type.rank == 2
+    return isinstance(type.encoding, SHARED) and type.rank == 2
 
 
 def expanded(symbol: WeightSymbol, dtype: DType) -> Value:
     """The matrix that `symbol`, an expandable weight, stands for, in `dtype`."""
+    if isinstance(symbol.type.encoding, HashedEncoding):
+        return _hashed(symbol, symbol.type.encoding, dtype)
     codes = CodeRows(symbol.recipe)
     tables = Tables(symbol.recipe)
     rows, columns = static_shape(symbol.type)
@@ -89,6 +109,26 @@ def expanded(symbol: WeightSymbol, dtype: DType) -> Value:
     flat = prim.reshape(prim.weight(WeightSymbol(f"{symbol.name}.table", tables)), (count * entries,))
     numbers = prim.reshape(prim.gather(flat, index, 0), (rows, columns))
     return numbers if dtype is f16 else prim.cast(numbers, dtype)
+
+
+def _hashed(symbol: WeightSymbol, encoding: HashedEncoding, dtype: DType) -> Value:
+    """The hash is computed in the graph: see HashedEncoding."""
+    rows, columns = static_shape(symbol.type)
+    size = columns // encoding.compression
+    table, row = (prim.weight(WeightSymbol(f"{symbol.name}.{p}", HashPart(symbol.recipe, p))) for p in ("table", "row"))
+
+    def number(value: int) -> Value:
+        return prim.constant(value, i64)
+
+    a, b, c, d = encoding.factors
+    column = prim.reshape(prim.iota(columns, i64), (1, columns))
+    key = prim.mod(prim.add(prim.mul(prim.cast(row, i64), number(columns)), column), number(PRIME))
+    place = prim.mod(prim.mod(prim.add(prim.mul(key, number(a)), number(b)), number(PRIME)), number(size))
+    odd = prim.mod(prim.mod(prim.add(prim.mul(key, number(c)), number(d)), number(PRIME)), number(2))
+    first = prim.mul(prim.reshape(prim.iota(rows, i64), (rows, 1)), number(size))
+    numbers = prim.cast(prim.gather(prim.reshape(table, (rows * size,)), prim.add(place, first), 0), dtype)
+    sign = prim.sub(prim.constant(1.0, dtype), prim.mul(prim.cast(odd, dtype), prim.constant(2.0, dtype)))
+    return prim.mul(numbers, sign)
 
 
 def decode_shared(graph: Graph, dtype: DType) -> str:

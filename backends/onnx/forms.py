@@ -16,7 +16,6 @@ import numpy as np
 
 from irlab.backends.onnx.providers import Blocks
 from irlab.encodings import (
-    CodebookEncoding,
     Codes,
     Encoding,
     FloatEncoding,
@@ -28,7 +27,7 @@ from irlab.encodings.ggml.encoding import BlockEncoding
 from irlab.encodings.grid import Levels
 from irlab.encodings.levels import Integers, Table
 from irlab.errors import LegalityError
-from irlab.expansion import expanded, is_expandable
+from irlab.expansion import SHARED, expanded, is_expandable
 from irlab.ir import Module, Value, Weight
 from irlab.ops import nn
 from irlab.precision import compute_dtype
@@ -106,7 +105,7 @@ def _as_integers(encoding: Encoding, fast: bool) -> Form:
             group = encoding.kind.size // encoding.kind.scales.group_count
             same = encoding.type_name in ("q4_0", "q8_0")
             return Form("native" if same else "emulated", IntegerEncoding(bits, True, group, f32))
-    if isinstance(encoding, CodebookEncoding):
+    if isinstance(encoding, SHARED):
         return Form("emulated", None, looked_up=True)
     if isinstance(encoding, TableEncoding) and (bits := _integer_bits(encoding.levels)):
         return Form("emulated", IntegerEncoding(bits, True, max(encoding.group, 0), f32))

@@ -8,6 +8,7 @@ axis (the input features of a weight matrix), so rows can be encoded and decoded
     search.py   the scales that lose least              kernels/    such searches compiled by numba
     minifloat.py  floats of 4 to 8 bits                tables.py    fixed tables
     codebook.py   learnt tables                         ggml/       the types of GGUF files
+    hashed.py     tables that a hash picks from
     stored_scales.py  how scales are stored             bit_stream.py  how codes are stored
     schemes.py    the names that passes know them by
 """
@@ -16,6 +17,7 @@ from .base import Codes, Encoding, parse_encoding
 from .codebook import CodebookEncoding
 from .ggml import GGMLEncoding, ggml
 from .grid import Extent, Grid
+from .hashed import HashedEncoding
 from .integer import BITS, IntegerEncoding
 from .levels import LevelEncoding, extent_of
 from .minifloat import FloatEncoding
@@ -34,6 +36,7 @@ __all__ = [
     "FloatEncoding",
     "GGMLEncoding",
     "Grid",
+    "HashedEncoding",
     "IntegerEncoding",
     "LevelEncoding",
     "SchemeName",

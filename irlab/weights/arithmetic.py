@@ -85,3 +85,24 @@ class LowRankUpdate(Recipe):
         update = as_f32(self.b.rows(start, stop)) @ as_f32(self.a.read())
         values = as_f32(self.source.rows(start, stop)) + update
         return values.astype(numpy_dtype(self.type.dtype), copy=False)
+
+
+@dataclass(frozen=True)
+class Mean(Recipe):
+    """The mean of `sources`, which are floats of one type, computed in f32 and rounded to their dtype."""
+
+    sources: tuple[Recipe, ...]
+
+    def __post_init__(self) -> None:
+        if len({source.type for source in self.sources}) != 1 or self.sources[0].type.encoding is not None:
+            raise IRError(f"there is no mean of {', '.join(str(source.type) for source in self.sources) or 'nothing'}")
+        if not self.sources[0].type.dtype.is_float:
+            raise IRError(f"a mean needs floats, not {self.sources[0].type}")
+
+    @property
+    def type(self) -> TensorType:
+        return self.sources[0].type
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        total = sum(as_f32(source.rows(start, stop)) for source in self.sources)
+        return (total / np.float32(len(self.sources))).astype(numpy_dtype(self.type.dtype))

@@ -27,6 +27,7 @@ OPTIONS: Final = {
     ),
     "prune-vocab": ('prune-vocab{keep="ids.json"}',),
     "repeat": ("repeat{n=3}(canonicalize,cse)",),
+    "tie-layers": ("fuse,tie-layers{groups=0-1}",),
     "share-weights": ("fuse,share-weights{method=k-means per=1row}",),
     "low-rank": ("fuse,low-rank{method=svd ratio=0.1 multiple=1}", "fuse,low-rank{method=svd rank=64}"),
     "sparsify": ("fuse,sparsify{method=magnitude}",),

@@ -108,6 +108,7 @@ FORMS = {
     "table<iq4_nl, group=32, scale=f16>": ("emulated", "int8"),
     "table<nf4, group=64, scale=f16>": ("emulated", "decoded"),
     "codebook<4>": ("emulated", "Gather of tables"),
+    "hashed<8, seed=1>": ("emulated", "Gather of tables"),
     "codebook<3, rows=8>": ("emulated", "Gather of tables"),
     "codebook<5, rows=4>": ("emulated", "Gather of tables"),
     "ggml<q4_0>": ("native", "int4"),
