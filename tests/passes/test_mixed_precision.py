@@ -266,9 +266,12 @@ def test_the_report_has_the_plan(tmp_path: Path) -> None:
     done = irlab_opt(
         "demo", "-p", "fuse,mixed-precision{size=1500KB}", "--emit", "gguf", "-o", tmp_path / "m.gguf",
         "--no-parity", "--report", report, "--cache-dir", tmp_path / "cache",
+        "--calibration", "self", "--calibration-tokens", "512", "--calibration-length", "64",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "plan for size=1,500,000 bytes" in done.stderr
     (record,) = [r for r in json.loads(report.read_text())["passes"] if r["name"] == "mixed-precision"]
     assert record["plan"]["files"]["gguf"] == (tmp_path / "m.gguf").stat().st_size
     assert record["plan"]["weights"]["model.embed_tokens.weight"]["bytes"] > 0
+    assert 0 < record["predicted_kl"] == record["plan"]["predicted_kl"] < 0.1
+    assert all("output_error" in record["layers"][name] for name in record["plan"]["weights"])
