@@ -15,8 +15,8 @@ from irlab.target import Backend, PlanRow, Runtime, Speed
 if TYPE_CHECKING:
     import numpy as np
 
-    from irlab.backends.gguf.anatomy import Decoder
     from irlab.backends.gguf.mixes import FileType
+    from irlab.backends.gguf.parts import Decoder
     from irlab.backends.gguf.writer import Tensor, TensorInfo
     from irlab.encodings import Encoding
     from irlab.ops.nn import QuantizeActivation

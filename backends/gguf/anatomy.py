@@ -6,9 +6,10 @@ The graph alone decides: names and configurations are never looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
+from irlab.backends.gguf.parts import Attention, Decoder, FeedForward, Layer
 from irlab.errors import LegalityError
 from irlab.explain import why_not
 from irlab.ir import Graph, Module, Op, Value, Weight
@@ -89,113 +90,6 @@ _ATTENTION, _MLP, _HEAD, _EMBED = AttentionBlock(), MLPBlock(), Head(), Embed()
 
 ROUNDED: Final = "llama.cpp rounds activations itself, to 8 bits in blocks of 32, for every encoded matrix"
 """Why nn.quantize_activation has no place in a file."""
-
-
-@dataclass(frozen=True)
-class Attention:
-    """The attention block of a layer."""
-
-    layer: int
-    match: Match
-
-    @property
-    def op(self) -> nn.Attention:
-        op = self.match.attended.op
-        assert isinstance(op, nn.Attention)
-        return op
-
-    @property
-    def head_dim(self) -> int:
-        return int(self.op.q.type.shape[3])  # type: ignore[arg-type]
-
-    @property
-    def heads(self) -> int:
-        return int(self.op.q.type.shape[1])  # type: ignore[arg-type]
-
-    @property
-    def kv_heads(self) -> int:
-        return int(self.op.k.type.shape[1])  # type: ignore[arg-type]
-
-    @property
-    def v_dim(self) -> int:
-        return int(self.op.v.type.shape[3])  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class FeedForward:
-    """The feed-forward block of a layer."""
-
-    layer: int
-    match: Match
-
-    @property
-    def width(self) -> int:
-        return int(self.match.gate.type.shape[0])
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One transformer layer. A block that was taken out is None; a layer has one of them at least."""
-
-    attention: Attention | None
-    ffn: FeedForward | None
-
-    @property
-    def blocks(self) -> list[Attention | FeedForward]:
-        """Those that are there, in order."""
-        return [block for block in (self.attention, self.ffn) if block is not None]
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """What structural pruning changes, by its name in words: 0 where the block was taken out."""
-        attention = self.attention
-        return {
-            "heads": attention.heads if attention else 0,
-            "key/value heads": attention.kv_heads if attention else 0,
-            "feed-forward neurons": self.ffn.width if self.ffn else 0,
-        }
-
-
-@dataclass
-class Decoder:
-    """A decoder's parts, first layer first."""
-
-    embedding: Match
-    head: Match
-    layers: list[Layer] = field(default_factory=list)
-
-    @property
-    def attentions(self) -> list[Attention]:
-        return [layer.attention for layer in self.layers if layer.attention is not None]
-
-    @property
-    def ffns(self) -> list[FeedForward]:
-        return [layer.ffn for layer in self.layers if layer.ffn is not None]
-
-    @property
-    def blocks(self) -> list[Attention | FeedForward]:
-        return [block for layer in self.layers for block in layer.blocks]
-
-    @property
-    def tied(self) -> bool:
-        """Whether the head is the embedding table."""
-        return self.head.weight is self.embedding.weight
-
-    @property
-    def hidden(self) -> int:
-        return int(self.embedding.weight.type.shape[1])
-
-    @property
-    def vocabulary(self) -> int:
-        return int(self.embedding.weight.type.shape[0])
-
-    @property
-    def eps(self) -> set[float]:
-        """Every epsilon of its norms."""
-        found = {self.head.eps} | {block.match.eps for block in self.blocks}
-        for attention in self.attentions:
-            found |= {e for e in (attention.match.q_eps, attention.match.k_eps) if e is not None}
-        return found
 
 
 def dissect(module: Module) -> Decoder:

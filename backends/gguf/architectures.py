@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from irlab.backends.gguf.anatomy import Attention, Decoder
+from irlab.backends.gguf.parts import Attention, Decoder
 from irlab.backends.gguf.rope import RopeForm
 
 SMOLLM3_STEP = 4

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from irlab.backends.gguf.anatomy import Attention, Decoder
 from irlab.backends.gguf.architectures import Architecture, plain_scale
+from irlab.backends.gguf.parts import Attention, Decoder
 from irlab.ir import Graph, Op, Value, Weight
 from irlab.ops import nn, prim
 from irlab.types import f32, tensor

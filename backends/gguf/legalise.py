@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from irlab import registry
 from irlab.backends.gguf import adapter
-from irlab.backends.gguf.anatomy import Decoder, dissect
+from irlab.backends.gguf.anatomy import dissect
 from irlab.backends.gguf.architectures import (
     Architecture,
     Choice,
@@ -30,6 +30,7 @@ from irlab.backends.gguf.encoding import EncodeByGGML
 from irlab.backends.gguf.ggml import GGMLType
 from irlab.backends.gguf.imatrix import importances
 from irlab.backends.gguf.names import named_weights
+from irlab.backends.gguf.parts import Decoder
 from irlab.backends.gguf.rope import RopeForm, rope_form
 from irlab.backends.gguf.tokenizer import TokenizerMetadata, no_tokenizer, tokenizer_metadata
 from irlab.backends.gguf.weight_types import tensor_types

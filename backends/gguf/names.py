@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from irlab.backends.gguf.anatomy import Attention, Decoder
+from irlab.backends.gguf.parts import Attention, Decoder
 from irlab.ir import Value
 
 ATTENTION_NAMES = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from irlab.backends.gguf.anatomy import Decoder, dissect
+from irlab.backends.gguf.anatomy import dissect
 from irlab.backends.gguf.architectures import Architecture
 from irlab.backends.gguf.blocks import QKV, is_dead
 from irlab.backends.gguf.encoding import exact
 from irlab.backends.gguf.ggml import GGMLType, ggml_type
 from irlab.backends.gguf.mixes import FileType, ModelShape, TypePlan, file_type, plan_types
 from irlab.backends.gguf.names import named_weights
+from irlab.backends.gguf.parts import Decoder
 from irlab.encodings import Encoding, ggml
 from irlab.errors import InputError, LegalityError
 from irlab.ir import Module, Value, Weight
