@@ -48,11 +48,12 @@ class QuantizeActivations(
     for every encoded matrix: emit GGUF without this pass. Run smooth-quant before.
 
     `scheme`: int8, or none for layers to leave alone. `mode`: dynamic finds scales in the activations when the model
-    runs, static beforehand, on calibration data. `per`: dynamic scales for each token (the default), or for all tokens
-    at once: faster, and much less precise where tokens differ in size. Static scales are for all tokens.
-    `sym`: true has 0 in the middle of the integers; false spends all integers on the range that there is (dynamic: with
-    the minimum of each token as well, which costs time; static: no more); without it, 0 is moved down behind
-    activation functions that are hardly ever negative, if all targets hold that.
+    runs, static beforehand, on calibration data. `per`: dynamic scales for each token (the default); for all tokens of
+    a tensor at once, which is faster, and much less precise where tokens differ in size; or mixed, for a tensor behind
+    norms, which make tokens alike, and for tokens elsewhere. Static scales are for tensors.
+    `sym`: true has 0 in the middle of the integers; false spends all integers on the range that there is, which costs
+    time for tokens; without it tensors do so, and for tokens 0 is moved down behind activation functions that are
+    hardly ever negative, if all targets hold that.
     `weights`: how matrices that are still floats are stored: int8, with a scale for each row, or none: as they are, and
     activations are rounded for all of them. Matrices that quantize has encoded stay as they are.
     `embeddings`: int8 stores tables that are tied to an output head too; the head is then a product of integers.
@@ -62,7 +63,7 @@ class QuantizeActivations(
 
     scheme: Literal["int8", "none"] = "int8"
     mode: Literal["dynamic", "static"] = "dynamic"
-    per: Literal["token", "tensor"] | None = None
+    per: Literal["token", "tensor", "mixed"] | None = None
     sym: bool | None = None
     weights: Literal["int8", "none"] = "int8"
     embeddings: Literal["int8", "none"] = "none"
@@ -71,9 +72,9 @@ class QuantizeActivations(
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.mode == "static" and self.per == "token":
+        if self.mode == "static" and self.per not in (None, "tensor"):
             raise UsageError(
-                "quantize-activations{mode=static per=token}: the scale of a token is not known beforehand",
+                f"quantize-activations{{mode=static per={self.per}}}: the scale of a token is not known beforehand",
                 "leave per out, or choose mode=dynamic",
             )
         if not 50 < self.percentile <= 100:
@@ -130,7 +131,7 @@ class QuantizeActivations(
     def _refused(self, ask: Any, moved: bool, x: Value) -> str:
         static = self.mode == "static"
         attributes: dict[str, Any] = {"scale": 1.0} if static else {}
-        attributes["per"] = "tensor" if static else self.per or "token"
+        attributes["per"] = "tensor" if static or self.per == "tensor" else "token"
         if moved:
             attributes |= {"dynamic_zero": True} if self.sym is False and not static else {"zero": LOWEST}
         op = nn.quantize_activation(x, **attributes).op
@@ -171,8 +172,9 @@ class Rounding:
         options, x = self.options, linear.x
         if options.mode == "static":
             return self._static(linear)
-        per = options.per or "token"
-        if options.sym is False:
+        even = isinstance(x.op, nn.RMSNorm | nn.LayerNorm | nn.AddRMSNorm)
+        per = "tensor" if options.per == "tensor" or (options.per == "mixed" and even) else "token"
+        if options.sym is False or (per == "tensor" and self.zero_points):
             return nn.quantize_activation(x, per=per, dynamic_zero=True)
         return nn.quantize_activation(x, per=per, zero=usual_zero(x) if self.zero_points else 0)
 

@@ -73,7 +73,8 @@ def test_layers_and_names_are_left_out(module: Module) -> None:
     ("options", "attributes"),
     [
         ("", {"per": "token", "zero": 0, "scale": 0.0, "dynamic_zero": False}),
-        ("per=tensor", {"per": "tensor", "dynamic_zero": False}),
+        ("per=tensor", {"per": "tensor", "dynamic_zero": True}),
+        ("per=tensor sym=true", {"per": "tensor", "dynamic_zero": False}),
         ("sym=false", {"per": "token", "dynamic_zero": True}),
         ("per=tensor sym=false", {"per": "tensor", "dynamic_zero": True}),
     ],
@@ -82,6 +83,12 @@ def test_dynamic_forms(module: Module, options: str, attributes: dict[str, objec
     new = irlab.run(module, f"quantize-activations{{{options}}}")
     op = new.graph.find(nn.QuantizeActivation)[0]
     assert {name: op.attributes[name] for name in attributes} == attributes
+
+
+def test_mixed_has_one_scale_behind_norms_and_scales_of_tokens_elsewhere(module: Module) -> None:
+    new = irlab.run(module, "quantize-activations{per=mixed embeddings=int8}")
+    found = {(type(op.x.op) is nn.RMSNorm, op.per) for op in new.graph.find(nn.QuantizeActivation)}
+    assert found == {(True, "tensor"), (False, "token")}
 
 
 def encoder() -> Module:

@@ -1,7 +1,7 @@
 """Benchmark: W8A8 in ONNX Runtime, how close to f32 and how much faster? Beside ONNX Runtime's own quantiser.
 
     python tools/bench/w8a8.py [--causal MODEL --calibration TEXT --text TEXT] [--minilm MODEL --train CSV --dev CSV]
-                               [--rounds 15] [--threads 2] [--keep DIR] [--json FILE]
+                               [--only NAME] [--rounds 15] [--threads 2] [--keep DIR] [--json FILE]
 
 Each model is written as f32 and, for several pipelines, as W8A8; the peer is onnxruntime.quantization's
 `quantize_dynamic` (per channel, signed weights, matrix products only) of the f32 model, whose constants are folded
@@ -43,13 +43,15 @@ F32, PEER = "f32", "quantize_dynamic"
 CAUSAL = {
     "dynamic by token": "smooth-quant,quantize-activations{embeddings=int8}",
     "dynamic by token, not smoothed": "quantize-activations{embeddings=int8}",
-    "dynamic by tensor": "smooth-quant{alpha=search},quantize-activations{embeddings=int8 per=tensor sym=false}",
+    "dynamic, mixed": "smooth-quant,quantize-activations{embeddings=int8 per=mixed}",
+    "dynamic by tensor": "smooth-quant{alpha=search},quantize-activations{embeddings=int8 per=tensor}",
     "static": "smooth-quant{alpha=search},quantize-activations{embeddings=int8 mode=static}",
 }
 ENCODER = {
     "dynamic by token": "smooth-quant,quantize-activations",
     "dynamic by token, not smoothed": "quantize-activations",
-    "dynamic by tensor": "smooth-quant{alpha=search},quantize-activations{per=tensor sym=false}",
+    "dynamic, mixed": "smooth-quant,quantize-activations{per=mixed}",
+    "dynamic by tensor": "smooth-quant{alpha=search},quantize-activations{per=tensor}",
     "static": "smooth-quant{alpha=search},quantize-activations{mode=static}",
 }
 """The pipelines that are compared, by name."""
@@ -185,7 +187,7 @@ def causal_case(args: argparse.Namespace) -> Case:
     cached = irlab.run(module, "kv-cache")
     batches = Sample(args.text, args.tokens, args.length).batches(module)
     feeds = [as_feed(cached, {"input_ids": row[None]}) for batch in batches for row in batch["input_ids"]]
-    pipelines = {name: f"{pipeline},kv-cache" for name, pipeline in CAUSAL.items()}
+    pipelines = {name: f"{pipeline},kv-cache" for name, pipeline in CAUSAL.items() if args.only in (None, name)}
     return Case(
         Path(args.causal).name, module, pipelines, Sample(args.calibration, args.calibration_tokens, args.length),
         feeds, feeds[0], "KL divergence", mean_kl, "logits", higher_is_better=False,
@@ -212,8 +214,9 @@ def encoder_case(args: argparse.Namespace, folder: Path) -> Case:
     feeds = [as_feed(module, {name: array[i : i + 1] for name, array in batch.items()}) for batch, i in rows]
     ids = np.concatenate([feed["input_ids"] for feed in feeds], 1)[:, :128]
     prompt = as_feed(module, {"input_ids": ids})
+    pipelines = {name: pipeline for name, pipeline in ENCODER.items() if args.only in (None, name)}
     return Case(
-        "MiniLM", module, ENCODER, Sample(train, 1 << 20, 256), feeds, prompt,
+        "MiniLM", module, pipelines, Sample(train, 1 << 20, 256), feeds, prompt,
         "mean cosine to f32", cosine, "last_hidden_state", higher_is_better=True,
     )  # fmt: skip
 
@@ -240,6 +243,7 @@ def main() -> int:
     parser.add_argument("--minilm", metavar="MODEL", default=installed)
     parser.add_argument("--train", type=Path, metavar="CSV")
     parser.add_argument("--dev", type=Path, metavar="CSV")
+    parser.add_argument("--only", metavar="NAME", help="one pipeline alone, such as 'dynamic, mixed'")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files here")
