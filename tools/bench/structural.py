@@ -56,7 +56,7 @@ class Recipe:
     peer: float
 
 
-HEAL = ",heal{steps=240 data='{valid}' text=0.5 rate=0.0001}"
+HEAL = ",heal{steps=240 data={valid} text=0.5 rate=0.0001}"
 """Appended to a pipeline. {valid}: the cleaned text, in a file."""
 
 RECIPES = (
