@@ -24,6 +24,7 @@ class DropLayers(
         "kv-cache": "the cache would keep the layers that go",
         "fuse-residual-norm": "layers would hand on two values",
         "quantize": "codes were chosen for the layers that go",
+        "sparsify": "the refit fills what was zero",
     },
 ):
     """Leaves out whole layers, and lets the matrix before each gap make up for them.
