@@ -49,13 +49,15 @@ class DynamicSparsity(
     run it, without a gain, to measure what it costs; GGUF and hf have no form of it and refuse.
 
     `sparsity`: the share of inputs that are left out, by parameters that read them, in each layer.
-    `allocate`: greedy raises, step by step, the share of the matrix of a layer that loses least of its output's energy
-    for its parameters; uniform takes the same share for all. Thresholds are quantiles on the calibration data.
+    `allocate`: uniform takes the same share for all matrices. greedy raises, step by step, the share of the matrix of a
+    layer that loses least of its own output's energy for its parameters; TEAL compares outputs of whole blocks, and on
+    MiniLM this cheaper estimate loses more than uniform (cosine 0.91 against 0.97 at 40 %). Thresholds are quantiles on
+    the calibration data.
     `exclude`: names of weights to leave alone (`*` and `?` match). Heads tied to an embedding stay.
     """
 
     sparsity: float = 0.4
-    allocate: Literal["greedy", "uniform"] = "greedy"
+    allocate: Literal["uniform", "greedy"] = "uniform"
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -136,9 +138,10 @@ def _greedy(
 
 def _losses(symbol: WeightSymbol, facts: InputMagnitudes) -> list[float]:
     """What is lost of the output's energy at each multiple of STEP."""
-    columns = np.zeros(static_shape(symbol.type)[1])
+    width = static_shape(symbol.type)[1]
+    gram = np.zeros((width, width))
     for start, stop in symbol.recipe.chunks():
         rows = as_f32(symbol.recipe.rows(start, stop))
         check_finite(symbol.name, rows, start)
-        columns += np.square(rows, dtype=np.float64).sum(0)
-    return [facts.lost(STEP * i, columns) for i in range(round(MOST / STEP) + 1)]
+        gram += (rows.T @ rows).astype(np.float64)
+    return [facts.lost(STEP * i, gram) for i in range(round(MOST / STEP) + 1)]
