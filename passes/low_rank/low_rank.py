@@ -53,7 +53,8 @@ class LowRank(LayerPass, name="low-rank", exactness="lossy", per_layer=("rank",)
     uniform: the same ratio for each matrix; the other two keep the Hessians of all layers in the cache.
     `refit`: fit factors, and matrices that stay whole, to what the original model computed on the original inputs,
     matrix after matrix, so that the errors of earlier ones are made up for; false: as published.
-    `multiple`: of which ranks are multiples; groups of quantize divide it. `exclude`: names of weights to leave alone.
+    `damping`: added to the diagonal of the Hessian, relative to its mean. `multiple`: of which ranks are multiples;
+    groups of quantize divide it. `exclude`: names of weights to leave alone.
     """
 
     alone: ClassVar[bool] = True

@@ -111,12 +111,12 @@ def test_codes_move_with_their_rows(move: Callable[[Recipe], Recipe], encoding: 
     source = Random(tensor(f32, (16, 64)), 1)
     moved, encoded = move(Encode(source, encoding)), Encode(move(source), encoding)
     assert moved.type is encoded.type
-    for start, stop in ((0, moved.row_count), (1, 3)):
+    for start, stop in ((0, moved.row_count), (1, min(3, moved.row_count))):
         ours, theirs = moved.codes(start, stop), encoded.codes(start, stop)
         assert set(ours) == set(theirs)
         for part in ours:
             np.testing.assert_array_equal(ours[part], theirs[part])
-    np.testing.assert_array_equal(moved.rows(1, 3), encoded.rows(1, 3))
+    np.testing.assert_array_equal(moved.rows(1, stop), encoded.rows(1, stop))
 
 
 @pytest.mark.parametrize(
