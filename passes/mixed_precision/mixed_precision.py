@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from irlab.passes.mixed_precision.knapsack import Options, cheapest, choose
 from irlab.passes.mixed_precision.losses import Losses, Measurer
 from irlab.passes.mixed_precision.plan import Plan, PlannedWeight
 from irlab.passes.mixed_precision.sizes import Sizes, following
+from irlab.passes.quantize.gptq import require_damping
 from irlab.passes.quantize.quantize import Quantize
 from irlab.passes.quantize.selection import Candidate, candidates, excluded, require_matches
 from irlab.passmgr import Context
@@ -70,8 +72,9 @@ class MixedPrecision(LayerPass, name="mixed-precision", exactness="lossy"):
             raise UsageError(
                 f"mixed-precision needs one goal, not {len(goals)}", "give size=700MB, bpw=4.5 or max-kl=0.02"
             )
-        if getattr(self, goals[0]) <= 0:
+        if not 0 < getattr(self, goals[0]) < math.inf:  # NaN neither
             raise UsageError(f"mixed-precision: {self.goal} makes no sense", "it must be more than 0")
+        require_damping("mixed-precision", self.damping)
 
     @property
     def goal(self) -> str:

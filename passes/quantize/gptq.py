@@ -8,6 +8,7 @@ is stored.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from irlab.encodings import Codes, Encoding
-from irlab.errors import InputError
+from irlab.errors import InputError, UsageError
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -60,6 +61,12 @@ class Compensation:
             if factor is not None:
                 return cls(order, factor, np.maximum(diagonal, damping * mean).astype(np.float32))
         raise InputError("the Hessian is singular", "calibrate on more text, or give a larger damping")
+
+
+def require_damping(pass_name: str, damping: float) -> None:
+    """Raises UsageError unless `damping`, an option of the pass, is a number from 0 up."""
+    if not 0 <= damping < math.inf:  # NaN neither
+        raise UsageError(f"{pass_name}: damping={damping:g} makes no sense", "0.01 is usual; it must not be negative")
 
 
 def _inverse_factor(hessian: Doubles, damping: float) -> Floats | None:

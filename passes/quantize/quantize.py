@@ -17,7 +17,7 @@ from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.passes.quantize.awq import Scaled, scale_channels
-from irlab.passes.quantize.gptq import Compensation, compensated_codes
+from irlab.passes.quantize.gptq import Compensation, compensated_codes, require_damping
 from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
 from irlab.passmgr import Context, PassRecord
 from irlab.registry import importances, mixed_encodings
@@ -101,6 +101,7 @@ class Quantize(
             raise UsageError("quantize: indivisible=fallback belongs to a mix", "mix=q4_k_m, or indivisible=keep")
         if self.imatrix and self.method != "rtn":
             raise UsageError(f"quantize: method={self.method} reads no imatrix", "method=rtn does")
+        require_damping("quantize", self.damping)
 
     def needs(self) -> tuple[type[Analysis], ...]:
         return _NEEDS[self.method]

@@ -34,6 +34,9 @@ STEPS: Final = 127
 """Integers between 0 and the largest number, of activations and of weights, that `alpha=search` reckons with."""
 
 
+_FLOATS: Final = "the weights must still be floats: their scales are chosen after columns were multiplied"
+
+
 @dataclass(frozen=True)
 class SmoothQuant(
     LayerPass,
@@ -42,7 +45,8 @@ class SmoothQuant(
     requires={"fuse": "it looks for norms, attention and gated MLPs"},
     before={
         "quantize-activations": "what is rounded must be smooth before",
-        "quantize": "the weights must still be floats: their scales are chosen after columns were multiplied",
+        "quantize": _FLOATS,
+        "mixed-precision": _FLOATS,
         "decompose": "it looks for norms, attention and gated MLPs",
     },
     per_layer=("alpha",),

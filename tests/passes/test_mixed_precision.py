@@ -216,8 +216,9 @@ def test_goals_are_checked() -> None:
     for options in ("", "size=1MB bpw=4"):
         with pytest.raises(UsageError, match="needs one goal"):
             build_pipeline(f"mixed-precision{{{options}}}")
-    with pytest.raises(UsageError, match="makes no sense"):
-        build_pipeline("mixed-precision{bpw=-1}")
+    for options in ("bpw=-1", "bpw=nan", "max-kl=nan", "max-kl=inf", "bpw=4 damping=-1"):
+        with pytest.raises(UsageError, match="makes no sense"):
+            build_pipeline(f"mixed-precision{{{options}}}")
 
 
 def test_types_are_those_that_all_targets_hold() -> None:

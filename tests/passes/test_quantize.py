@@ -209,3 +209,9 @@ def test_the_pass_computes_nothing() -> None:
     codes = module.weights["w"].recipe.codes(7, 8)
     assert codes["codes"].shape == (1, 1 << 19) and codes["scales"].dtype == np.float16
     assert module.graph.outputs["y"].type.dtype is f16
+
+
+@pytest.mark.parametrize("damping", [-1, float("nan"), float("inf")])
+def test_damping_is_a_number_from_zero_up(damping: float) -> None:
+    with pytest.raises(UsageError, match=r"damping=.* makes no sense"):
+        Quantize(damping=damping)
