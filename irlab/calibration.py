@@ -58,6 +58,8 @@ class Sample:
                 bad = int(row.min()) if row.min() < 0 else int(row.max())
                 raise InputError(f"{what} holds the token {bad}, the model knows 0 to {vocabulary - 1}")
         total = sum(row.size for row in rows)
+        if total < LEAST_TOKENS and self.tokens < LEAST_TOKENS:  # the request is at fault, not the file
+            raise InputError(f"{self.tokens} tokens of {what} are too few", f"allow at least {LEAST_TOKENS}")
         if total < LEAST_TOKENS:
             raise InputError(f"{what} is too short: {total} tokens, at least {LEAST_TOKENS} are needed")
         return _batches_of_rows(rows)

@@ -225,6 +225,13 @@ def test_data_that_cannot_be_used_is_refused(
         Sample(file, tokens=1000, length=301 if name == "large.json" else 64).batches(module)
 
 
+def test_too_few_tokens_of_a_long_file_are_no_fault_of_the_file(module: Module, tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT, "utf-8")
+    with pytest.raises(InputError, match=r"^3 tokens of .*text.txt are too few \(allow at least 128\)"):
+        Sample(file, tokens=3).batches(module)
+
+
 def test_a_missing_file_and_a_pickle_are_refused(module: Module, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         Sample(tmp_path / "none.txt").batches(module)
