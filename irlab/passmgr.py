@@ -308,7 +308,8 @@ class Context:
     def calibration_batches(self, module: Module) -> list[Batch]:
         """The calibration data as inputs of `module`."""
         if self.calibration is None:
-            raise InputError("calibration data is needed", "give --calibration TEXTFILE (or self)")
+            who = f"{self.record.name}: " if self.record.name else ""
+            raise InputError(f"{who}calibration data is needed", "give --calibration TEXTFILE (or self)")
         if self._batches is None:
             self._batches = self.calibration.batches(module, self.seed)
         return self._batches

@@ -38,6 +38,7 @@ class DynamicSparsity(
     exactness="lossy",
     requires={"fuse": "it looks for nn.linear"},
     per_layer=("sparsity",),
+    saves_work=True,
 ):
     """Leaves out the inputs of matrices that are small, token by token: TEAL. No gain without kernels that skip them.
 

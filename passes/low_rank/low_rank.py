@@ -18,7 +18,14 @@ from irlab.low_rank import Update, factorise
 from irlab.overlay import LayerPattern, LayerRow, Overlay
 from irlab.passes.low_rank.factors import factors, metric, refitted, squared_singular_values
 from irlab.passes.low_rank.ranks import Spectrum, allocated, holding, uniform
-from irlab.passes.quantize.selection import Role, candidates, excluded, require_matches, require_plain
+from irlab.passes.quantize.selection import (
+    Role,
+    before_encoding,
+    candidates,
+    excluded,
+    require_matches,
+    require_plain,
+)
 from irlab.passmgr import Context, note
 from irlab.reconstruction import Problem
 from irlab.sweep import LayerPass
@@ -32,7 +39,9 @@ NEEDS_REPAIR = "low-rank: beyond a fifth of the parameters a model needs repair 
 
 
 @dataclass(frozen=True)
-class LowRank(LayerPass, name="low-rank", exactness="lossy", per_layer=("rank",)):
+class LowRank(
+    LayerPass, name="low-rank", exactness="lossy", before=before_encoding(), per_layer=("rank",), saves_work=True
+):
     """Makes two thin matrices of each matrix of a linear layer: fewer parameters and products in ONNX and TensorRT.
 
         @w : f32[512, 512] = file(...)        @w.a : f32[192, 512] = ...    @w.b : f32[512, 192] = ...

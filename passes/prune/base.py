@@ -46,6 +46,8 @@ class PruneUnits(LayerPass):
         given = [n for n in ("ratio", "size", "speedup") if getattr(self, n) is not None]
         if len(given) > 1:
             raise UsageError(f"{self.name}: {given[0]} and {given[1]} both say how much to prune", "give one")
+        if not given:
+            raise UsageError(f"{self.name} does not say how much to prune", "give ratio=, size= or speedup=")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise UsageError(f"{self.name}: ratio={self.ratio:g} is not a share to prune", "give 0 <= ratio < 1")
         if self.speedup is not None and self.speedup <= 1:
@@ -95,8 +97,6 @@ class PruneUnits(LayerPass):
     def _ratio(self, module: Module, axes: AxisAnalysis, found: list[Cut]) -> float:
         if self.ratio is not None:
             return self.ratio
-        if self.size is None and self.speedup is None:
-            raise UsageError(f"{self.name} does not say how much to prune", "give ratio=, size= or speedup=")
         now = stored_bytes(module)
         wanted = int(self.size) if self.size is not None else int(now / (self.speedup or 1))
         return ratio_for_bytes(module, axes, found, wanted, self.name)

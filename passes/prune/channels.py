@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from irlab.passes.prune.base import PruneUnits
+from irlab.passes.quantize.selection import before_encoding
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class PruneChannels(
     PruneUnits,
     name="prune-channels",
     exactness="lossy",
-    before={"quantize": "codes would be cut; prune, then quantize"},
+    before=before_encoding("codes would be cut"),
     per_layer=("ratio",),
 ):
     """Leaves out the channels of convolutions that are smallest, with all that belongs to them.

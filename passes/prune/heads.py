@@ -9,6 +9,7 @@ from irlab.axes import AxisAnalysis, describe_groups
 from irlab.ir import Module
 from irlab.passes.prune.cuts import Cut, cuts
 from irlab.passes.prune.measured import MeasuredUnits
+from irlab.passes.quantize.selection import before_encoding
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class PruneHeads(
     exactness="lossy",
     requires={"fuse": "it looks at what matrices of nn ops read"},
     before={
-        "quantize": "codes would be cut; prune, then quantize",
+        **before_encoding("codes would be cut"),
         "sparsify": "the refit fills what was zero",
         "kv-cache": "the cache would keep the heads that go",
     },

@@ -18,6 +18,7 @@ from irlab.ops import nn
 from irlab.passes.prune.base import PruneUnits
 from irlab.passes.prune.cuts import Cut
 from irlab.passes.prune.elimination import Doubles
+from irlab.passes.quantize.selection import before_encoding
 from irlab.passes.rotate.folds import Folds, Projection
 from irlab.passes.rotate.stream import Residual, ops_by_axis
 from irlab.passmgr import Context
@@ -34,7 +35,7 @@ class PruneHidden(
     exactness="lossy",
     requires={"fuse": "it looks for norms, linears and attention"},
     before={
-        "quantize": "codes would be cut; prune, then quantize",
+        **before_encoding("codes would be cut"),
         "sparsify": "zeros do not stay where they are",
         "kv-cache": "calibration runs whole texts",
     },

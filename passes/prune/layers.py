@@ -10,6 +10,7 @@ from irlab.ir import Module
 from irlab.passes.prune.bridging import bridge
 from irlab.passes.prune.layer_choice import least_influence, least_loss
 from irlab.passes.prune.streams import drop, streams
+from irlab.passes.quantize.selection import before_encoding
 from irlab.passmgr import Context, Pass
 
 
@@ -23,7 +24,7 @@ class DropLayers(
     before={
         "kv-cache": "the cache would keep the layers that go",
         "fuse-residual-norm": "layers would hand on two values",
-        "quantize": "codes were chosen for the layers that go",
+        **before_encoding("codes were chosen for the layers that go"),
         "sparsify": "the refit fills what was zero",
     },
 ):

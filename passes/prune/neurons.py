@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from irlab.passes.prune.measured import MeasuredUnits
+from irlab.passes.quantize.selection import before_encoding
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class PruneNeurons(
     exactness="lossy",
     requires={"fuse": "it looks at what matrices of nn ops read"},
     before={
-        "quantize": "codes would be cut; prune, then quantize",
+        **before_encoding("codes would be cut"),
         "sparsify": "the refit fills what was zero",
     },
     per_layer=("ratio",),

@@ -27,6 +27,7 @@ class PruneVocabulary(
     name="prune-vocab",
     exactness="lossy",
     requires={"fuse": "it looks for the embedding of input_ids"},
+    saves_work=True,
 ):
     """Leaves out tokens: rows of the embedding and of the output head, and their entries in the tokenizer.
 

@@ -49,6 +49,11 @@ def candidates(graph: Graph, *, encoded: bool = False) -> list[Candidate]:
     return found
 
 
+def before_encoding(reason: str = "codes are fixed once they are found") -> dict[str, str]:
+    """For `before=` of a pass that changes numbers of matrices: the passes that encode them, with the reason."""
+    return dict.fromkeys(("quantize", "mixed-precision", "share-weights", "hash-weights"), reason)
+
+
 def require_plain(graph: Graph, exclude: tuple[str, ...], owner: str) -> None:
     """Refuse a matrix that `owner` would change and that is stored encoded already."""
     for candidate in candidates(graph, encoded=True):

@@ -16,6 +16,7 @@ from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.passes.quantize.selection import (
     Role,
+    before_encoding,
     candidates,
     encode_weights,
     excluded,
@@ -36,7 +37,9 @@ STORAGE_ONLY = (
 
 
 @dataclass(frozen=True)
-class HashWeights(LayerPass, name="hash-weights", exactness="lossy", per_layer=("compression",)):
+class HashWeights(
+    LayerPass, name="hash-weights", exactness="lossy", before=before_encoding(), per_layer=("compression",)
+):
     """Lets a hash pick the weights of each row from a small table. Storage only; needs repair training.
 
         @w : f32[512, 512] = file(...)    ->    @w : hashed<8, seed=0>[512, 512]

@@ -19,6 +19,7 @@ from irlab.layers import Layer
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.quantize.selection import (
     Role,
+    before_encoding,
     candidates,
     encode_weights,
     excluded,
@@ -34,7 +35,7 @@ STORAGE_ONLY = "share-weights: storage only: runtimes look numbers up and multip
 
 
 @dataclass(frozen=True)
-class ShareWeights(LayerPass, name="share-weights", exactness="lossy", per_layer=("bits",)):
+class ShareWeights(LayerPass, name="share-weights", exactness="lossy", before=before_encoding(), per_layer=("bits",)):
     """Lets the weights of some rows share the numbers of one small table. Storage only: no gain in speed.
 
         @w : f32[512, 512] = file(...)    ->    @w : codebook<4, rows=16>[512, 512] = encode(file(...), ...)

@@ -8,7 +8,14 @@ from typing import Literal
 
 from irlab.errors import InputError, UsageError
 from irlab.ir import Graph, Module
-from irlab.passes.quantize.selection import Role, candidates, excluded, require_matches, require_plain
+from irlab.passes.quantize.selection import (
+    Role,
+    before_encoding,
+    candidates,
+    excluded,
+    require_matches,
+    require_plain,
+)
 from irlab.passmgr import Context, Pass, note
 from irlab.weight_uses import replace_weights
 from irlab.weights import Mean, WeightSymbol
@@ -23,7 +30,7 @@ _PLACE = re.compile(r"^(.*?)\.(\d+)\.(.+)$")
 
 
 @dataclass(frozen=True)
-class TieLayers(Pass, name="tie-layers", exactness="lossy"):
+class TieLayers(Pass, name="tie-layers", exactness="lossy", before=before_encoding()):
     """Lets the layers of a group read the same matrices. Storage only; needs repair training.
 
         @layers.4.up = ..., @layers.5.up = ...   ->   @layers.4.up = mean(...), read in both layers

@@ -15,7 +15,14 @@ from irlab.floats import as_f32
 from irlab.ir import Module
 from irlab.layers import Layer
 from irlab.passes.quantize.gptq import Compensation
-from irlab.passes.quantize.selection import Role, candidates, excluded, require_matches, require_plain
+from irlab.passes.quantize.selection import (
+    Role,
+    before_encoding,
+    candidates,
+    excluded,
+    require_matches,
+    require_plain,
+)
 from irlab.passes.sparsify.solve import Pattern, refined, refit, sparse_gpt
 from irlab.passmgr import Context, note
 from irlab.reconstruction import Problem
@@ -35,7 +42,9 @@ _PATTERNS: Final = {"none": (0, 0), "2:4": (2, 4), "4:8": (4, 8)}
 
 
 @dataclass(frozen=True)
-class Sparsify(LayerPass, name="sparsify", exactness="lossy", per_layer=("sparsity",), saves_work=True):
+class Sparsify(
+    LayerPass, name="sparsify", exactness="lossy", before=before_encoding(), per_layer=("sparsity",), saves_work=True
+):
     """Sets weights of linear layers to zero. No gain on CPU and none in size: zeros are stored and multiplied.
 
         @w : f32[512, 512] = file(...)        @w : f32[512, 512] = prune(file(...), sparsity=0.5)
