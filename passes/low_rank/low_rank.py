@@ -18,6 +18,7 @@ from irlab.low_rank import Update, factorise
 from irlab.overlay import LayerPattern, LayerRow, Overlay
 from irlab.passes.low_rank.factors import factors, metric, refitted, squared_singular_values
 from irlab.passes.low_rank.ranks import Spectrum, allocated, holding, uniform
+from irlab.passes.quantize.gptq import require_damping
 from irlab.passes.quantize.selection import (
     Role,
     before_encoding,
@@ -79,6 +80,7 @@ class LowRank(
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_damping(self.name, self.damping)
         if self.ratio is not None and self.energy is not None:
             raise UsageError("low-rank: ratio and energy say twice how much goes", "give one of them")
         if self.ratio is not None and not 0 <= self.ratio < 1:

@@ -10,6 +10,7 @@ from irlab.ir import Module
 from irlab.passes.prune.bridging import bridge
 from irlab.passes.prune.layer_choice import least_influence, least_loss
 from irlab.passes.prune.streams import drop, streams
+from irlab.passes.quantize.gptq import require_damping
 from irlab.passes.quantize.selection import before_encoding
 from irlab.passmgr import Context, Pass
 
@@ -48,6 +49,7 @@ class DropLayers(
     damping: float = 0.01
 
     def __post_init__(self) -> None:
+        require_damping(self.name, self.damping)
         if (self.count is None) == (not self.indices):
             raise UsageError(f"{self.name} needs to know which layers go", "give count= or indices=, one of them")
         if self.count is not None and self.count < 0:

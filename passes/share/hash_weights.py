@@ -14,6 +14,7 @@ from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
+from irlab.passes.quantize.gptq import require_damping
 from irlab.passes.quantize.selection import (
     Role,
     before_encoding,
@@ -62,6 +63,7 @@ class HashWeights(
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_damping(self.name, self.damping)
         if self.compression < 2:
             raise UsageError(f"hash-weights: compression={self.compression} is less than 2", "8 is usual")
         if self.steps < 0 or self.seed < 0:

@@ -16,7 +16,7 @@ from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
-from irlab.passes.quantize.gptq import Compensation, compensated_codes
+from irlab.passes.quantize.gptq import Compensation, compensated_codes, require_damping
 from irlab.passes.quantize.selection import (
     Role,
     before_encoding,
@@ -60,6 +60,7 @@ class ShareWeights(LayerPass, name="share-weights", exactness="lossy", before=be
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_damping(self.name, self.damping)
         if not re.fullmatch(r"[1-9][0-9]{0,5}rows?", self.per):
             raise UsageError(f"share-weights: per={self.per} is no number of rows", "write per=16rows, or per=1row")
 

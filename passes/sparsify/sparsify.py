@@ -14,7 +14,7 @@ from irlab.errors import InputError
 from irlab.floats import as_f32
 from irlab.ir import Module
 from irlab.layers import Layer
-from irlab.passes.quantize.gptq import Compensation
+from irlab.passes.quantize.gptq import Compensation, require_damping
 from irlab.passes.quantize.selection import (
     Role,
     before_encoding,
@@ -78,6 +78,7 @@ class Sparsify(
     damping: float = 0.01
 
     def __post_init__(self) -> None:
+        require_damping(self.name, self.damping)
         if not 0 <= self.sparsity < 1:
             raise InputError(f"sparsify: a sparsity of {self.sparsity:g} is not in [0, 1)", "0.5 sets half to zero")
         if self.pattern != "none" and self.sparsity != 0.5:

@@ -43,3 +43,13 @@ def test_what_saves_work_is_what_measure_speed_leaves_out() -> None:
         assert [step.name for step in left_out(passes)] == [text.split("{")[0]]
     for text in ("tie-layers{groups=0-1}", "share-weights", "hash-weights"):
         assert not build_pipeline(text)[0].saves_work, "it saves storage only"
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["sparsify{", "low-rank{", "share-weights{", "hash-weights{", "drop-layers{count=1 ", "prune-heads{ratio=0.5 "],
+)
+@pytest.mark.parametrize("damping", ["-1", "nan"])
+def test_a_damping_that_makes_no_sense_is_refused(start: str, damping: str) -> None:
+    with pytest.raises(UsageError, match=r"damping=.* makes no sense"):
+        build_pipeline(f"{start}damping={damping}}}")
