@@ -40,6 +40,7 @@ class Heal(
     name="heal",
     exactness="lossy",
     requires={"fuse": "it trains the weights of nn ops"},
+    before={"prune-vocab": "the teacher would read ids of the whole vocabulary"},
 ):
     """Trains what is left of a model to predict what it predicted before: distillation of logits and hidden states.
 

@@ -53,3 +53,8 @@ def test_what_saves_work_is_what_measure_speed_leaves_out() -> None:
 def test_a_damping_that_makes_no_sense_is_refused(start: str, damping: str) -> None:
     with pytest.raises(UsageError, match=r"damping=.* makes no sense"):
         build_pipeline(f"{start}damping={damping}}}")
+
+
+def test_heal_comes_before_the_ids_change() -> None:
+    with pytest.raises(UsageError, match="heal cannot run after prune-vocab"):
+        irlab.run(irlab.load("demo"), "prune-vocab{keep=words.txt},heal{steps=1}")
