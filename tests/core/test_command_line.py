@@ -62,7 +62,7 @@ def test_a_script_for_each_shell_names_passes_and_targets(shell: str) -> None:
     ("typed", "offered"),
     [
         (["-p", "ca"], "canonicalize cast"),
-        (["-p", "fuse,quant"], "fuse,quantize"),
+        (["-p", "fuse,dynamic"], "fuse,dynamic-sparsity"),
         (["-p", "repeat(canon"], "repeat(canonicalize"),
         (["--emit", "gg"], "gguf"),
         (["--check", "re"], "rewrites"),
