@@ -20,7 +20,7 @@ from irlab.calibration import Sample, read_text
 from irlab.errors import InputError
 from irlab.gradients import drawn
 from irlab.interp import evaluate
-from irlab.ops import nn
+from irlab.ops import nn, prim
 from irlab.passmgr import PassManager
 from irlab.quality import EvaluateEach, Quality, quality
 from irlab.schedule import build_pipeline
@@ -53,7 +53,7 @@ def inputs_of_down(module: Module, ids: np.ndarray) -> torch.Tensor:
     graph = module.clone().graph
     mlp = graph.find(nn.GatedMLP)[1]
     gate, up = nn.linear(mlp.x, mlp.gate), nn.linear(mlp.x, mlp.up)
-    inner = graph.add(nn.prim.mul(nn.activate(gate, mlp.activation), up).op).result
+    inner = graph.add(prim.mul(nn.activate(gate, mlp.activation), up).op).result
     graph.set_outputs({"inner": inner})
     found = evaluate(graph, {"input_ids": ids}, outputs=["inner"])["inner"]
     return found.reshape(-1, found.shape[-1])
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_loss(module: Module, ids: np.ndarray, tmp_pa
     probe = torch.zeros(6, 24, 256, requires_grad=True)
     mlp = graph.find(nn.GatedMLP)[1]
     extra = graph.input("probe", mlp.result.type)
-    total = nn.prim.add(nn.gated_mlp(*mlp.operands, activation=mlp.activation), extra)
+    total = prim.add(nn.gated_mlp(*mlp.operands, activation=mlp.activation), extra)
     graph.replace(mlp, total)
     logits = evaluate(graph, {"input_ids": ids, "probe": probe})["logits"]
     logits = logits.reshape(-1, 1024)
@@ -98,7 +98,7 @@ def test_gradients_of_a_table_are_those_of_what_was_read(module: Module, ids: np
     (op,) = graph.find(nn.Embedding)
     extra = graph.input("probe", op.result.type)
     read = nn.embedding(*op.operands)
-    graph.replace(op, nn.prim.add(read, extra))
+    graph.replace(op, prim.add(read, extra))
     probe = torch.zeros(6, 24, found.by_column.size, requires_grad=True)
     logits = evaluate(graph, {"input_ids": ids, "probe": probe})["logits"]
     logits = logits.reshape(-1, 1024)
