@@ -10,13 +10,20 @@ the inputs are the original ones, C = H and Q* = W. (Li et al. 2025, GPTAQ, arXi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .analysis import InputHessian, LayerStatistics, OriginalInputs
 from .errors import InputError
+from .floats import as_f32
+from .weights import check_finite
+
+if TYPE_CHECKING:
+    from .layers import Layer
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -61,3 +68,42 @@ class Problem:
         """What `found` loses more than `target`."""
         off = (found - target).astype(np.float64)
         return float(np.vdot(off @ self.hessian, off))
+
+
+def problems(
+    layer: Layer, statistics: LayerStatistics, names: Container[str], damping: float
+) -> Iterator[tuple[Problem, Iterator[tuple[str, Floats]]]]:
+    """The problem of each value that matrices of `layer` called `names` read, and those matrices, f32[out, in] by name,
+    read one after the other. Raises InputError as `Problem.of`, and for a matrix that is not finite."""
+    for sharing in statistics[InputHessian].sharing():
+        wanted = [name for name in sharing if name in names and name in layer.weights]
+        if wanted:
+            yield Problem.of(wanted[0], statistics, damping), _matrices(layer, wanted)
+
+
+def _matrices(layer: Layer, names: Sequence[str]) -> Iterator[tuple[str, Floats]]:
+    for name in names:
+        weight = as_f32(layer.weights[name].recipe.read())
+        check_finite(name, weight)
+        yield name, weight
+
+
+def conjugate_gradients(
+    product: Callable[[Floats], Floats], start: Floats, residual: Floats, inverse: Floats, steps: int
+) -> Floats:
+    """`start` after `steps` steps towards the x with product(x) = b, each row by itself. `product` is symmetric and
+    definite, `inverse` about the inverse of its diagonal, and `residual` b - product(start)."""
+    found, residual = start.copy(), residual.copy()
+    z = residual * inverse
+    direction, energy = z.copy(), np.einsum("ij,ij->i", residual, z)[:, None]
+    for _ in range(steps):
+        moved = product(direction)
+        bend = np.einsum("ij,ij->i", direction, moved)[:, None]
+        step = np.divide(energy, bend, out=np.zeros_like(energy), where=bend > 0)
+        found += step * direction
+        residual -= step * moved
+        z = residual * inverse
+        after = np.einsum("ij,ij->i", residual, z)[:, None]
+        direction = z + np.divide(after, energy, out=np.zeros_like(energy), where=energy > 0) * direction
+        energy = after
+    return found

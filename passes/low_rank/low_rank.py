@@ -28,7 +28,7 @@ from irlab.passes.quantize.selection import (
     require_plain,
 )
 from irlab.passmgr import Context, note
-from irlab.reconstruction import Problem
+from irlab.reconstruction import problems
 from irlab.sweep import LayerPass
 from irlab.types import DType, tensor
 from irlab.weight_uses import replace_weights
@@ -176,15 +176,9 @@ class LowRank(
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         matrices = self._matrices(layer.whole)
         made: dict[str, WeightSymbol] = {}
-        for names in statistics[InputHessian].sharing():
-            wanted = [name for name in names if name in matrices and name in layer.weights]
-            if not wanted:
-                continue
-            problem = Problem.of(wanted[0], statistics, self.damping)
-            for name in wanted:
+        for problem, read in problems(layer, statistics, matrices, self.damping):
+            for name, weight in read:
                 symbol = layer.weights[name]
-                weight = as_f32(symbol.recipe.read())
-                check_finite(name, weight)
                 target = problem.target(weight).astype(np.float64)
                 rank = min(self.at(name).rank or 0, *weight.shape)
                 if rank:

@@ -14,7 +14,7 @@ from irlab.ir import Graph, Module
 from irlab.ops import nn, prim
 from irlab.ops.nn import NNOp
 from irlab.weight_uses import WeightUses, graphs, replace_weights, weight_uses
-from irlab.weights import Encode, Recipe, WeightSymbol
+from irlab.weights import Encode, Recipe, WeightSymbol, static_shape
 
 
 class Role(Enum):
@@ -61,6 +61,14 @@ def require_plain(graph: Graph, exclude: tuple[str, ...], owner: str) -> None:
         if candidate.role is Role.MATRIX and not excluded(name, exclude):
             hint = f"put {owner} before quantize (codes are fixed once they are found), or exclude={name}"
             raise InputError(f"{owner}: weight '{name}' is stored as {encoding} already", hint)
+
+
+def require_fit(symbol: WeightSymbol, encoding: Encoding, owner: str, hint: str) -> None:
+    """Refuse a weight whose shape `encoding` does not take, which `owner` would store so."""
+    try:
+        encoding.check_shape(static_shape(symbol.type))
+    except InputError as error:
+        raise InputError(f"{owner}: weight '{symbol.name}': {error.message}", hint) from None
 
 
 def excluded(name: str, patterns: tuple[str, ...]) -> bool:

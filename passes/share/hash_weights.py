@@ -11,7 +11,6 @@ from irlab.analysis import Analysis, InputHessian, LayerStatistics, OriginalInpu
 from irlab.encodings.base import AnyArray
 from irlab.encodings.hashed import HashedEncoding
 from irlab.errors import InputError, UsageError
-from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.passes.quantize.gptq import require_damping
@@ -21,13 +20,14 @@ from irlab.passes.quantize.selection import (
     candidates,
     encode_weights,
     excluded,
+    require_fit,
     require_matches,
     require_plain,
 )
 from irlab.passmgr import Context, note
-from irlab.reconstruction import Problem
+from irlab.reconstruction import conjugate_gradients, problems
 from irlab.sweep import LayerPass
-from irlab.weights import WeightSymbol, check_finite, static_shape, with_codes
+from irlab.weights import WeightSymbol, with_codes
 
 Floats = npt.NDArray[np.float32]
 
@@ -94,14 +94,8 @@ class HashWeights(
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         chosen = self._chosen(layer.whole)
         made: dict[str, WeightSymbol] = {}
-        for names in statistics[InputHessian].sharing():
-            wanted = [name for name in names if name in chosen and name in layer.weights]
-            if not wanted:
-                continue
-            problem = Problem.of(wanted[0], statistics, self.damping)
-            for name in wanted:
-                weight = as_f32(layer.weights[name].recipe.read())
-                check_finite(name, weight)
+        for problem, matrices in problems(layer, statistics, chosen, self.damping):
+            for name, weight in matrices:
                 codes = trained(problem.target(weight), problem.hessian.astype(np.float32), chosen[name], self.steps)
                 made[name] = WeightSymbol(name, with_codes(weight.shape, chosen[name], codes))
         return made
@@ -112,11 +106,7 @@ class HashWeights(
             name = candidate.symbol.name
             if candidate.role is Role.MATRIX and not excluded(name, self.exclude):
                 encoding = self.at(name).encoding
-                try:
-                    encoding.check_shape(static_shape(candidate.symbol.type))
-                except InputError as error:
-                    hint = f"give another compression, or exclude={name}"
-                    raise InputError(f"hash-weights: weight '{name}': {error.message}", hint) from None
+                require_fit(candidate.symbol, encoding, self.name, f"give another compression, or exclude={name}")
                 chosen[name] = encoding
         return chosen
 
@@ -140,16 +130,5 @@ def trained(
     inverse = np.divide(1, mass, out=np.zeros_like(mass), where=mass > 0)
     table = begun["table"].astype(np.float32)
     residual = collect((weight - expand(table)) @ hessian)
-    z = residual * inverse
-    direction, energy = z.copy(), np.einsum("ij,ij->i", residual, z)[:, None]
-    for _ in range(steps):
-        moved = collect(expand(direction) @ hessian)
-        bend = np.einsum("ij,ij->i", direction, moved)[:, None]
-        step = np.divide(energy, bend, out=np.zeros_like(energy), where=bend > 0)
-        table += step * direction
-        residual -= step * moved
-        z = residual * inverse
-        after = np.einsum("ij,ij->i", residual, z)[:, None]
-        direction = z + np.divide(after, energy, out=np.zeros_like(energy), where=energy > 0) * direction
-        energy = after
-    return {"table": table.astype(np.float16), "row": begun["row"]}
+    found = conjugate_gradients(lambda x: collect(expand(x) @ hessian), table, residual, inverse, steps)
+    return {"table": found.astype(np.float16), "row": begun["row"]}

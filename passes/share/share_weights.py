@@ -13,7 +13,6 @@ import numpy as np
 from irlab.analysis import Analysis, InputHessian, LayerStatistics, OriginalInputs
 from irlab.encodings import CodebookEncoding
 from irlab.errors import InputError, UsageError
-from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.passes.quantize.gptq import Compensation, compensated_codes, require_damping
@@ -23,13 +22,14 @@ from irlab.passes.quantize.selection import (
     candidates,
     encode_weights,
     excluded,
+    require_fit,
     require_matches,
     require_plain,
 )
 from irlab.passmgr import Context, note
-from irlab.reconstruction import Problem
+from irlab.reconstruction import problems
 from irlab.sweep import LayerPass
-from irlab.weights import WeightSymbol, check_finite, static_shape, with_codes
+from irlab.weights import WeightSymbol, with_codes
 
 STORAGE_ONLY = "share-weights: storage only: runtimes look numbers up and multiply as before, no faster (GGUF expands)"
 
@@ -98,18 +98,12 @@ class ShareWeights(LayerPass, name="share-weights", exactness="lossy", before=be
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         chosen = self._chosen(layer.whole, Counter())
         made: dict[str, WeightSymbol] = {}
-        for names in statistics[InputHessian].sharing():
-            wanted = [name for name in names if name in chosen and name in layer.weights]
-            if not wanted:
-                continue
-            problem = Problem.of(wanted[0], statistics, self.damping)
+        for problem, matrices in problems(layer, statistics, chosen, self.damping):
             importance = np.diagonal(problem.hessian).astype(np.float32)
             compensation = None
             if self.method == "compensated":
                 compensation = Compensation.of(problem.hessian, 0.0, act_order=True)
-            for name in wanted:
-                weight = as_f32(layer.weights[name].recipe.read())
-                check_finite(name, weight)
+            for name, weight in matrices:
                 target = problem.target(weight)
                 if compensation is None:
                     codes = chosen[name].encode(target, importance)
@@ -129,10 +123,6 @@ class ShareWeights(LayerPass, name="share-weights", exactness="lossy", before=be
                 counts["keep-excluded"] += 1
             else:
                 encoding = self.at(name).encoding
-                try:
-                    encoding.check_shape(static_shape(candidate.symbol.type))
-                except InputError as error:
-                    hint = f"give another per=, or exclude={name}"
-                    raise InputError(f"share-weights: weight '{name}': {error.message}", hint) from None
+                require_fit(candidate.symbol, encoding, self.name, f"give another per=, or exclude={name}")
                 chosen[name] = encoding
         return chosen

@@ -11,6 +11,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from irlab.reconstruction import conjugate_gradients
+
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -78,22 +80,9 @@ def sparse_gpt(weight: Floats, factor: Floats, pattern: Pattern) -> Floats:
 def refit(weight: Floats, mask: Mask, hessian: Floats, start: Floats, steps: int = 10) -> Floats:
     """The best weights inside `mask`, by conjugate gradients on all rows at once (preconditioned by the diagonal)."""
     inverse = (1 / np.diagonal(hessian)).astype(np.float32)
-    found = np.where(mask, start, 0).astype(np.float32)
-    residual = np.where(mask, (weight - found) @ hessian, 0)
-    z = residual * inverse
-    direction = z.copy()
-    energy = np.einsum("ij,ij->i", residual, z)[:, None]
-    for _ in range(steps):
-        moved = np.where(mask, direction @ hessian, 0)
-        bend = np.einsum("ij,ij->i", direction, moved)[:, None]
-        step = np.divide(energy, bend, out=np.zeros_like(energy), where=bend > 0)
-        found += step * direction
-        residual -= step * moved
-        z = residual * inverse
-        after = np.einsum("ij,ij->i", residual, z)[:, None]
-        direction = z + np.divide(after, energy, out=np.zeros_like(energy), where=energy > 0) * direction
-        energy = after
-    return found
+    begun = np.where(mask, start, 0).astype(np.float32)
+    residual = np.where(mask, (weight - begun) @ hessian, 0)
+    return conjugate_gradients(lambda x: np.where(mask, x @ hessian, 0), begun, residual, inverse, steps)
 
 
 def refined(weight: Floats, start: Floats, hessian: Doubles, pattern: Pattern) -> Floats:

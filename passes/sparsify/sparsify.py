@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from irlab.analysis import Analysis, InputHessian, LayerStatistics, OriginalInputs
 from irlab.errors import InputError
-from irlab.floats import as_f32
 from irlab.ir import Module
 from irlab.layers import Layer
 from irlab.passes.quantize.gptq import Compensation, require_damping
@@ -25,10 +24,10 @@ from irlab.passes.quantize.selection import (
 )
 from irlab.passes.sparsify.solve import Pattern, refined, refit, sparse_gpt
 from irlab.passmgr import Context, note
-from irlab.reconstruction import Problem
+from irlab.reconstruction import Problem, problems
 from irlab.sweep import LayerPass
 from irlab.weight_uses import replace_weights
-from irlab.weights import Array, Prune, WeightSymbol, check_finite, numpy_dtype, static_shape
+from irlab.weights import Array, Prune, WeightSymbol, numpy_dtype, static_shape
 from irlab.weights.pruned import relative_magnitudes
 
 Floats = npt.NDArray[np.float32]
@@ -121,19 +120,13 @@ class Sparsify(
         ctx.note_rewrites(dict(counts))
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
-        found = statistics[InputHessian]
         plain = {candidate.symbol.name for candidate in candidates(layer.whole) if candidate.role is Role.MATRIX}
         made: dict[str, WeightSymbol] = {}
-        for names in found.sharing():
-            wanted = [name for name in names if name in plain and not excluded(name, self.exclude)]
-            if not wanted:
-                continue
-            problem = Problem.of(wanted[0], statistics, self.damping)
+        wanted = {name for name in plain if not excluded(name, self.exclude)}
+        for problem, matrices in problems(layer, statistics, wanted, self.damping):
             solver = _Solver(self, problem)
-            for name in wanted:
+            for name, weight in matrices:
                 symbol = layer.weights[name]
-                weight = as_f32(symbol.recipe.read())
-                check_finite(name, weight)
                 values = solver.solve(weight, self.at(name).sparsity)
                 made[name] = WeightSymbol(name, Array(symbol.type, values.astype(numpy_dtype(symbol.type.dtype))))
         return made
