@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .ir import Module
 from .passmgr import Context, Pass, PassManager
-from .target import Runtime, Speed
+from .target import Speed, TimedRuntime
 
 if TYPE_CHECKING:
     from .api import Emitted
@@ -126,7 +126,7 @@ class SpeedGain:
         from .api import emit_with
 
         runtime, out = emitted.runtime, emitted.out
-        if runtime is None or not runtime.measures_speed:
+        if not isinstance(runtime, TimedRuntime):
             return Measured(skipped=f"{backend.name} has no runtime to measure it in")
         if reason := runtime.unavailable():
             return Measured(skipped=reason)
@@ -138,7 +138,7 @@ class SpeedGain:
         with tempfile.TemporaryDirectory(prefix=".irlab-", dir=out.parent) as folder:
             ctx, place = self._plan_context(), Path(folder, out.name)
             other = emit_with(backend, self.baseline(), place, parity=False, force=False, ctx=ctx)
-            assert other.runtime is not None
+            assert isinstance(other.runtime, TimedRuntime)
             rounds, before = speeds([(runtime, out), (other.runtime, place)], *sizes)
         return Measured(runtime.name, rounds, before, tuple(str(step) for step in without), busy=_busy())
 
@@ -170,11 +170,11 @@ def run_sizes(module: Module) -> tuple[int, int]:
 
 
 def speeds(
-    outs: Sequence[tuple[Runtime, Path]], prompt: int, new: int, rounds: int = ROUNDS, *, processor: bool = False
+    outs: Sequence[tuple[TimedRuntime, Path]], prompt: int, new: int, rounds: int = ROUNDS, *, processor: bool = False
 ) -> list[tuple[Speed, ...]]:
     """The speed of each of `outs` in its runtime, round by round; in each round all of them have a turn.
 
-    `processor`: as of `Runtime.speed`."""
+    `processor`: as of `TimedRuntime.speed`."""
     found: list[list[Speed]] = [[] for _ in outs]
     for _ in range(rounds):
         for (runtime, out), measured in zip(outs, found):

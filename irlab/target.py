@@ -89,13 +89,15 @@ class Runtime(ABC):
     def greedy(self, out: Path, prompt: Sequence[int], count: int) -> list[int]:
         """`count` greedily chosen tokens after `prompt`."""
 
-    measures_speed: ClassVar[bool] = False
 
+class TimedRuntime(Runtime):
+    """A runtime whose speed is what users of the target will see."""
+
+    @abstractmethod
     def speed(self, out: Path, prompt: int, new: int, *, processor: bool = False) -> Speed:
-        """How fast a prompt of `prompt` tokens and `new` tokens after it run, once warm, if `measures_speed`.
+        """How fast a prompt of `prompt` tokens and `new` tokens after it run, once warm.
 
         `processor`: on one thread, and in seconds of processor time, which hardly depend on what else is running."""
-        raise NotImplementedError(f"{self.name} measures no speed")
 
 
 class Backend(Configurable, ABC):

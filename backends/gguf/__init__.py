@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from irlab.ir import Module
 from irlab.options import Bytes
 from irlab.passmgr import Context
-from irlab.target import Backend, PlanRow, Runtime, Speed
+from irlab.target import Backend, PlanRow, Runtime, Speed, TimedRuntime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -220,11 +220,10 @@ def _tensors(symbols: Sequence[WeightSymbol], ctx: Context) -> list[Tensor]:
     return [Tensor(tensor_info(s), lambda s=s: chunks_of(s)) for s in symbols]  # type: ignore[misc]
 
 
-class LlamaCppRuntime(Runtime):
+class LlamaCppRuntime(TimedRuntime):
     """llama.cpp, from the xllamacpp wheel, in a child process."""
 
     name = "llama.cpp"
-    measures_speed = True
 
     def __init__(self, adapter: str = "") -> None:
         """`adapter`: the suffix, in place of the file's own, of a LoRA adapter to run it with."""

@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from irlab.backends.onnx.providers import require_provider
 from irlab.errors import CheckError
-from irlab.target import Runtime, Speed
+from irlab.target import Speed, TimedRuntime
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class OnnxRuntime(Runtime):
+class OnnxRuntime(TimedRuntime):
     """ONNX Runtime; onnxruntime-genai generates where the directory has its configuration.
 
     A provider that is not installed is stood in for by the CPU's, under a name that says so; OpenVINO runs what is
     written for it where the package openvino is installed. `fixed`: the file takes prompts of one length only.
     """
-
-    measures_speed = True
 
     def __init__(self, ep: str = "cpu", fixed: bool = False) -> None:
         provider = require_provider(ep).runtime_name

@@ -11,7 +11,7 @@ from ..encodings import Codes, Encoding, IntegerEncoding
 from ..errors import InputError
 from ..types import TensorType, i32, tensor
 from .base import AnyArray, Layout, Names, Shape, Tensors, field, packed_words, unpacked_words, words
-from .integers import codes_of_raw, group_size, grouped, integer_encoding, integer_refusal, raw_codes, raw_zeros
+from .integers import codes_of_raw, group_size, integer_encoding, integer_refusal, raw_codes, raw_zeros
 
 _ORDER: Final = np.array([0, 2, 4, 6, 1, 3, 5, 7])
 """Which of eight neighbouring outputs lies in each nibble of a word, from the lowest."""
@@ -40,7 +40,7 @@ class AWQ(Layout):
     def types(self, encoding: Encoding, shape: Shape) -> dict[str, TensorType]:
         assert isinstance(encoding, IntegerEncoding)
         out, columns = shape
-        groups = grouped(encoding, shape)
+        groups = encoding.groups(shape[1])
         return {
             "qweight": tensor(i32, (columns, words(out, _BITS))),
             "qzeros": tensor(i32, (groups, words(out, _BITS))),

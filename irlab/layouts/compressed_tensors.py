@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..types import TensorType, f8e4m3, f32, i32, i64, tensor, u8
 from .base import Layout, Names, Shape, Tensors, field, packed_words, unpacked_words, words
 from .floats import e4m3_codes, e4m3_numbers, floats_refusal, is_nvfp4, nvfp4_codes, packed_nibbles
-from .integers import codes_of_raw, grouped, integer_encoding, integer_refusal, raw_codes
+from .integers import codes_of_raw, integer_encoding, integer_refusal, raw_codes
 
 _PACKED, _FLOATS, _NVFP4 = "pack-quantized", "float-quantized", "nvfp4-pack-quantized"
 _SYMBOLIC_TARGETS: Final = ("Linear",)
@@ -55,11 +55,11 @@ class CompressedTensors(Layout):
             scale = encoding.packed_types(shape)["scales"].dtype
             return {"weight": tensor(f8e4m3, shape), "weight_scale": tensor(scale, (out, 1))}
         assert isinstance(encoding, IntegerEncoding)
-        scales = {"weight_scale": tensor(encoding.scale, (out, grouped(encoding, shape)))}
+        scales = {"weight_scale": tensor(encoding.scale, (out, encoding.groups(shape[1])))}
         found = {"weight_packed": tensor(i32, (out, words(columns, encoding.bits))), **scales}
         found["weight_shape"] = tensor(i64, (2,))
         if not encoding.symmetric:
-            found["weight_zero_point"] = tensor(i32, (words(out, encoding.bits), grouped(encoding, shape)))
+            found["weight_zero_point"] = tensor(i32, (words(out, encoding.bits), encoding.groups(shape[1])))
         return found
 
     def pack(self, encoding: Encoding, shape: Shape, codes: Codes) -> Tensors:

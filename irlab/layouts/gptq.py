@@ -11,7 +11,7 @@ from ..encodings import Codes, Encoding, IntegerEncoding
 from ..errors import InputError
 from ..types import TensorType, i32, tensor
 from .base import Layout, Names, Shape, Tensors, field, packed_words, unpacked_words, words
-from .integers import codes_of_raw, group_size, grouped, integer_encoding, integer_refusal, raw_codes, raw_zeros
+from .integers import codes_of_raw, group_size, integer_encoding, integer_refusal, raw_codes, raw_zeros
 
 _BITS: Final = (2, 3, 4, 8)
 
@@ -39,7 +39,7 @@ class GPTQ(Layout):
     def types(self, encoding: Encoding, shape: Shape) -> dict[str, TensorType]:
         assert isinstance(encoding, IntegerEncoding)
         out, columns = shape
-        groups = grouped(encoding, shape)
+        groups = encoding.groups(shape[1])
         return {
             "g_idx": tensor(i32, (columns,)),
             "qweight": tensor(i32, (words(columns, encoding.bits), out)),

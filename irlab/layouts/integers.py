@@ -6,7 +6,7 @@ import numpy as np
 
 from ..encodings import Codes, Encoding, IntegerEncoding
 from ..types import DType, f16, i8
-from .base import AnyArray, Shape
+from .base import AnyArray
 
 
 def integer_refusal(encoding: Encoding, bits: tuple[int, ...], layout: str) -> str:
@@ -58,8 +58,3 @@ def group_size(encoding: IntegerEncoding) -> int:
 def integer_encoding(bits: int, symmetric: bool, group: int, scale: DType = f16) -> IntegerEncoding:
     """The encoding of what such a layout says. Raises InputError for bits that irlab lacks."""
     return IntegerEncoding(bits, symmetric, max(0, group), scale)
-
-
-def grouped(encoding: IntegerEncoding, shape: Shape) -> int:
-    """How many scales a row has."""
-    return encoding.groups(shape[-1])

@@ -12,7 +12,6 @@ from ..errors import InputError
 from ..types import TensorType, f8e4m3, f32, i8, tensor, u8
 from .base import Layout, Names, Shape, Tensors, field
 from .floats import is_nvfp4, nvfp4_codes, packed_nibbles
-from .integers import grouped
 
 _INT4, _INT8, _NVFP4 = "W4A16_AWQ", "W8A16", "W4A16_NVFP4"
 CONFIG_FILE: Final = "hf_quant_config.json"
@@ -56,7 +55,7 @@ class ModelOpt(Layout):
         assert isinstance(encoding, IntegerEncoding)
         if encoding.bits == 8:
             return {"weight": tensor(i8, shape), "weight_scale": tensor(encoding.scale, (out,))}
-        scales = tensor(encoding.scale, (out, grouped(encoding, shape)))
+        scales = tensor(encoding.scale, (out, encoding.groups(shape[1])))
         return {"weight": tensor(u8, (out // 2, columns)), "weight_scale": scales}
 
     def pack(self, encoding: Encoding, shape: Shape, codes: Codes) -> Tensors:

@@ -18,7 +18,7 @@ from irlab.errors import InputError, UsageError
 from irlab.ir import Module
 from irlab.passes.cast import Cast, working_dtype
 from irlab.passes.heal.losses import Objective, matching
-from irlab.passes.heal.parameters import Parameters, trainable, training_bytes
+from irlab.passes.heal.parameters import Parameters, numbers, trainable, training_bytes
 from irlab.passes.heal.stack import Stack
 from irlab.passes.heal.training import Schedule, Training
 from irlab.passmgr import Context, Pass
@@ -187,9 +187,10 @@ def _ids(batch: Batch) -> torch.Tensor | None:
 
 def _require_same_outputs(student: Module, teacher: Module) -> None:
     mine, theirs = student.graph.outputs, teacher.graph.outputs
-    for name, value in mine.items():
-        if name in theirs and name == "logits" and theirs[name].type.shape[-1] != value.type.shape[-1]:
-            sizes = f"{value.type.shape[-1]} and {theirs[name].type.shape[-1]}"
+    if "logits" in mine and "logits" in theirs:
+        tokens = [outputs["logits"].type.shape[-1] for outputs in (mine, theirs)]
+        if tokens[0] != tokens[1]:
+            sizes = " and ".join(map(str, tokens))
             raise InputError(f"heal: student and teacher predict different vocabularies ({sizes} tokens)")
     if not mine.keys() & theirs.keys():
         raise InputError("heal: student and teacher have no output in common")
@@ -197,9 +198,7 @@ def _require_same_outputs(student: Module, teacher: Module) -> None:
 
 def _require_memory(student: Module, teacher: Module, rank: int | None) -> None:
     """Training holds the model: refuse before it starts what cannot end well."""
-    needed = training_bytes(student.graph, rank) + 4 * sum(
-        s.type.size for s in teacher.weights.values() if isinstance(s.type.size, int)
-    )
+    needed = training_bytes(student.graph, rank) + 4 * numbers(teacher.graph)
     free = _free_bytes()
     if free is not None and needed > free:
         hint = "train adapters (lora=true)" if rank is None else "use a machine with more memory"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,10 +76,10 @@ def relative_error(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 
 def matching(student: Stack, teacher: Stack) -> list[tuple[str, str]]:
     """What flows out of layers of the same name, where student and teacher have the same values of the same shape."""
-    theirs: Mapping[str, Mapping[str, object]] = teacher.hidden
+    theirs = teacher.hidden
     pairs = []
     for layer, gives in student.hidden.items():
-        other = teacher.hidden.get(layer, {}) if layer in theirs else {}
+        other = theirs.get(layer, {})
         if len(gives) == len(other):
             pairs += [
                 (mine, its)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -66,11 +67,6 @@ class Parameters(Mapping[str, torch.Tensor]):
         for leaf in self.leaves.values():
             leaf.requires_grad_()
 
-    @property
-    def symbols(self) -> dict[str, WeightSymbol]:
-        """The weights that are trained, as they were."""
-        return self._symbols
-
     def __getitem__(self, name: str) -> torch.Tensor:
         if name in self._frozen:
             value = torch.addmm(self._frozen[name], self.leaves[f"{name}.B"], self.leaves[f"{name}.A"])
@@ -88,21 +84,19 @@ class Parameters(Mapping[str, torch.Tensor]):
 
 def training_bytes(graph: Graph, rank: int | None) -> int:
     """About what training takes beside activations: f32 weights, gradients and two moments of what is trained, and the
-    f32 weights of student and teacher that are not."""
+    f32 weights of all."""
     adapted = matrices(graph) if rank else set()
-    total = 0
+    total = numbers(graph)
     for symbol in trainable(graph, bool(rank)):
         shape = static_shape(symbol.type)
-        count = 1
-        for size in shape:
-            count *= size
+        count = math.prod(shape)
         if rank and symbol.name in adapted and 2 * rank < min(shape):
             total += 2 * count + 4 * rank * sum(shape)
         else:
             total += 4 * count
-    return 4 * (total + sum(_count(symbol) for symbol in graph.weights().values()))
+    return 4 * total
 
 
-def _count(symbol: WeightSymbol) -> int:
-    size = symbol.type.size
-    return size if isinstance(size, int) else 0
+def numbers(graph: Graph) -> int:
+    """How many numbers the weights of `graph` hold."""
+    return sum(math.prod(static_shape(symbol.type)) for symbol in graph.weights().values())

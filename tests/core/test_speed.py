@@ -14,7 +14,7 @@ from irlab.ops import nn, prim
 from irlab.passmgr import Context, Pass
 from irlab.schedule import build_pipeline
 from irlab.speed import Measured, SpeedGain, left_out, run_sizes, speeds
-from irlab.target import Runtime, Speed
+from irlab.target import Speed, TimedRuntime
 from irlab.weights import Slice, WeightSymbol
 
 
@@ -32,11 +32,10 @@ class HalveMLPs(Pass, name="halve-mlps", exactness="lossy", saves_work=True):
             module.graph.replace(op, op.rebuild((op.x, *matrices, None, None, None)).result)
 
 
-class Recorded(Runtime):
+class Recorded(TimedRuntime):
     """Says of each file what it was told to, and remembers who was asked."""
 
     name = "recorded"
-    measures_speed = True
 
     def __init__(self, **found):
         self.found, self.asked = found, []
