@@ -10,7 +10,7 @@ from .compressed_tensors import CompressedTensors
 from .gptq import GPTQ
 from .modelopt import ModelOpt
 from .reading import QuantizedCheckpoint, quantized_checkpoint
-from .recipes import LaidOut, Packing, Unpack, laid_out
+from .recipes import LaidOut, Packing, laid_out
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CompressedTensors(), GPTQ(), AWQ(), ModelOpt())}
 
@@ -21,7 +21,6 @@ __all__ = [
     "Names",
     "Packing",
     "QuantizedCheckpoint",
-    "Unpack",
     "laid_out",
     "quantized_checkpoint",
 ]

@@ -9,9 +9,8 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..errors import InputError
 from ..types import TensorType, tensor
-from ..weights import WeightSymbol
+from ..weights import Unpack, WeightSymbol
 from .base import Layout
-from .recipes import Unpack
 
 
 @dataclass(frozen=True)

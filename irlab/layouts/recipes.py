@@ -1,11 +1,11 @@
-"""How does an encoded weight become the tensors of a layout, and they an encoded weight? As recipes, one at a time."""
+"""How does an encoded weight become the tensors of a layout? As recipes, one weight at a time (and back:
+irlab/weights/unpack.py)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Lock
 
-from ..encodings import Codes
 from ..errors import InputError
 from ..types import TensorType
 from ..weights import Recipe, WeightSymbol, static_shape
@@ -62,37 +62,3 @@ def laid_out(module: str, recipe: Recipe, layout: Layout) -> list[WeightSymbol]:
     packing = Packing(recipe, layout)
     kinds = layout.types(encoding, shape)
     return [WeightSymbol(f"{module}.{part}", LaidOut(kind, part, packing)) for part, kind in kinds.items()]
-
-
-@dataclass(frozen=True)
-class Unpack(Recipe):
-    """The encoded matrix behind the tensors `sources` of the layout called `layout`, in the layout's order."""
-
-    of: TensorType
-    layout: str
-    sources: tuple[Recipe, ...]
-
-    @property
-    def type(self) -> TensorType:
-        return self.of
-
-    @property
-    def row_local(self) -> bool:
-        return False
-
-    def codes(self, start: int, stop: int) -> Codes:
-        from . import LAYOUTS
-
-        if self.layout not in LAYOUTS:
-            raise InputError(f"there is no layout called '{self.layout}'", f"one of {', '.join(LAYOUTS)}")
-        layout, encoding, shape = LAYOUTS[self.layout], self.of.encoding, static_shape(self.of)
-        assert encoding is not None
-        tensors = dict(zip(layout.types(encoding, shape), (source.read() for source in self.sources)))
-        codes = layout.unpack(encoding, shape, tensors)
-        # As stored codes are: what no such encoding has is refused.
-        checked = encoding.unpack(encoding.pack(codes), shape[-1])
-        return {part: values[start:stop] for part, values in checked.items()}
-
-    def rows(self, start: int, stop: int) -> AnyArray:
-        assert self.of.encoding is not None
-        return self.of.encoding.decode(self.codes(start, stop))

@@ -14,7 +14,6 @@ from typing import Any, Final
 from ..dims import Dim, Size, floordiv, maximum, minimum, mod, symbol
 from ..encodings import parse_encoding
 from ..errors import IrlabError
-from ..layouts import Unpack as Unpack  # a recipe of its own: text knows it once it is declared
 from ..types import DTYPES, TensorType, tensor
 from ..weights import Recipe
 from .attributes import admit

@@ -7,6 +7,7 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
     encoded.py      encode, decode, stored codes        safetensors.py the file format, read and written
     stream.py       many weights in order, in threads   pruned.py      zeros for what is smallest
     rotated.py      scaled and turned along an axis     factors.py     products of two thin matrices
+    unpack.py       encoded weights of other tools' checkpoints
 """
 
 from ..floats import as_f16, as_f32
@@ -19,6 +20,7 @@ from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, rebuilt, static_shape
 from .rotated import Project, Rotate, Scale
 from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
+from .unpack import Unpack
 
 __all__ = [
     "Affine",
@@ -47,6 +49,7 @@ __all__ = [
     "Slice",
     "Take",
     "Transpose",
+    "Unpack",
     "WeightSymbol",
     "as_f16",
     "as_f32",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -140,3 +143,12 @@ def test_columns_out_of_order_are_refused() -> None:
     tensors["g_idx"] = tensors["g_idx"][::-1].copy()
     with pytest.raises(InputError, match="desc_act"):
         LAYOUTS["gptq"].unpack(encoding, shape, tensors)
+
+
+def test_text_knows_the_recipe_before_any_layout_is_read() -> None:
+    code = (
+        "import sys, irlab.text; from irlab.weights import Recipe; "
+        "print('unpack' in Recipe.registry, 'irlab.layouts' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["True", "False"]
