@@ -49,7 +49,9 @@ def collect_rows(
                 require_finite(x, f"the input of {tap.weights[0]}")
                 rows = x.reshape(-1, x.shape[-1]).float()
                 for kind, found in facts.items():
-                    fact = found.setdefault(tap.name, kind.empty(rows.shape[1]))
+                    if tap.name not in found:
+                        found[tap.name] = kind.empty(rows.shape[1])
+                    fact = found[tap.name]
                     if original is not None and kind is OriginalInputs:
                         fact.add(original.rows(key, batch), rows)
                     else:
