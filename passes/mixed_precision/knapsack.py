@@ -84,32 +84,30 @@ def _relaxed(classes: Sequence[Options], capacity: float) -> tuple[float, float]
     From the cheapest options, upgrades along the convex hull of each class are bought, the most worthwhile first.
     """
     room = capacity - cheapest(classes)
-    loss = float(sum(options.losses[0] for options in classes))
-    upgrades = [step for options in classes for step in _hull_steps(options)]
-    upgrades.sort(key=lambda step: -step[0])
+    upgrades = [(i, *step) for i, options in enumerate(classes) for step in _hull_steps(options)]
+    upgrades.sort(key=lambda upgrade: -upgrade[1])
+    chosen = [0] * len(classes)
     price = 0.0
-    full = False
-    for worth, cost, gain in upgrades:
-        if cost <= room and not full:
-            room -= cost
-            loss -= gain
-        elif not full:
+    for i, worth, cost, option in upgrades:
+        if cost > room:
             # Later steps of this class would build on one that was not bought: none is bought any more.
-            price, full = worth, True
-    return price, loss
+            price = worth
+            break
+        room -= cost
+        chosen[i] = option
+    # Summed, not counted down from the first: what is left of a difference may be nothing but rounding.
+    return price, float(sum(options.losses[option] for options, option in zip(classes, chosen)))
 
 
-def _hull_steps(options: Options) -> list[tuple[float, float, float]]:
-    """The steps along the lower convex hull of a front: gain per cost, cost and gain, in falling order of the first."""
+def _hull_steps(options: Options) -> list[tuple[float, float, int]]:
+    """The steps along the lower convex hull of a front: gain per cost, in falling order, cost, and where it leads."""
     hull = [0]
     for i in range(1, len(options.costs)):
         hull.append(i)
         while len(hull) > 2 and _worth(options, hull[-2], hull[-1]) >= _worth(options, hull[-3], hull[-2]):
             del hull[-2]
-    costs, losses = options.costs, options.losses
-    return [
-        (_worth(options, a, b), float(costs[b] - costs[a]), float(losses[a] - losses[b])) for a, b in pairwise(hull)
-    ]
+    costs = options.costs
+    return [(_worth(options, a, b), float(costs[b] - costs[a]), b) for a, b in pairwise(hull)]
 
 
 def _worth(options: Options, a: int, b: int) -> float:

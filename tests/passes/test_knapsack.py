@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from irlab.passes.mixed_precision.knapsack import Options, cheapest, choose
@@ -33,6 +33,7 @@ def best(classes: list[Options], capacity: float) -> float | None:
 
 @settings(max_examples=300)
 @given(problems())
+@example(([Options(np.array([0.0, 1.0]), np.array([1.0, 2.2e-313]))], 1.0))
 def test_no_other_choice_is_better(problem: tuple[list[Options], float]) -> None:
     classes, capacity = problem
     chosen, wanted = choose(classes, capacity), best(classes, capacity)
