@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from .ir import Graph, Op, Weight
 from .ops import prim
+from .ops.nn import NNOp
 from .weights import WeightSymbol
 
 
@@ -17,6 +18,11 @@ class WeightUses:
 
     symbol: WeightSymbol
     users: list[tuple[Op, str]] = field(default_factory=list)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is read as the matrix of a product, and in no other way."""
+        return bool(self.users) and all(isinstance(op, NNOp) and operand in op.matrices for op, operand in self.users)
 
 
 def graphs(graph: Graph) -> Iterator[Graph]:

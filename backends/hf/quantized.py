@@ -6,7 +6,6 @@ from irlab.errors import InputError, LegalityError
 from irlab.ir import Graph, Module
 from irlab.layouts import LAYOUTS, Names, laid_out
 from irlab.ops import nn
-from irlab.ops.nn import NNOp
 from irlab.target import PlanRow
 from irlab.weight_uses import WeightUses, weight_uses
 from irlab.weights import Cast, Recipe, WeightSymbol, static_shape
@@ -32,7 +31,7 @@ def quantized_names(module: Module) -> Names:
     uses = weight_uses(module.graph)
     encoded, plain = {}, []
     for name, ours in module.metadata["tensors"].items():
-        if not _is_matrix(uses[ours]):
+        if not uses[ours].is_matrix:
             continue
         stem, source = _stem(name), _encoded(uses[ours].symbol.recipe)
         if source is None:
@@ -88,10 +87,6 @@ def _stem(name: str) -> str:
 def _encoded(recipe: Recipe) -> Recipe | None:
     """The encoded weight that `recipe` decodes; None for one that is plain, or that more was done to."""
     return recipe.source if isinstance(recipe, Cast) and recipe.source.type.encoding is not None else None
-
-
-def _is_matrix(uses: WeightUses) -> bool:
-    return bool(uses.users) and all(isinstance(op, NNOp) and operand in op.matrices for op, operand in uses.users)
 
 
 def _reason(uses: WeightUses, layout: str) -> str:

@@ -15,7 +15,7 @@ from irlab.layers import layer_name
 from irlab.low_rank import spell_out
 from irlab.ops import nn
 from irlab.passes.dynamic_sparsity.magnitudes import InputMagnitudes
-from irlab.passes.quantize.selection import Role, candidates, excluded, require_matches
+from irlab.passes.quantize.selection import require_matches, select_matrices
 from irlab.passmgr import Context, Pass, note
 from irlab.weight_uses import graphs
 from irlab.weights import WeightSymbol, check_finite, static_shape
@@ -67,12 +67,8 @@ class DynamicSparsity(
 
     def run(self, module: Module, ctx: Context) -> None:
         require_matches(self.exclude, module, self.name)
-        found = [c for encoded in (False, True) for c in candidates(module.graph, encoded=encoded)]
-        matrices = {
-            c.symbol.name: c.symbol
-            for c in found
-            if c.role is Role.MATRIX and c.symbol.type.rank == 2 and not excluded(c.symbol.name, self.exclude)
-        }
+        found = [select_matrices(module.graph, self.exclude, encoded=encoded) for encoded in (False, True)]
+        matrices = {name: symbol for each in found for name, symbol in each.items() if symbol.type.rank == 2}
         if not matrices:
             raise InputError(
                 "dynamic-sparsity: no weight of the graph is a matrix of a linear layer", "run fuse before it"

@@ -11,8 +11,7 @@ import torch
 from irlab.floats import as_f32
 from irlab.ir import Graph
 from irlab.ops import nn
-from irlab.ops.nn import NNOp
-from irlab.weight_uses import WeightUses, weight_uses
+from irlab.weight_uses import weight_uses
 from irlab.weights import WeightSymbol, static_shape
 
 _SPARSE: Final = 0.001
@@ -32,11 +31,7 @@ def trainable(graph: Graph, lora: bool) -> list[WeightSymbol]:
 
 def matrices(graph: Graph) -> set[str]:
     """The weights that are read as matrices of products, and in no other way."""
-    return {name for name, uses in weight_uses(graph).items() if _is_matrix(uses)}
-
-
-def _is_matrix(uses: WeightUses) -> bool:
-    return bool(uses.users) and all(isinstance(op, NNOp) and operand in op.matrices for op, operand in uses.users)
+    return {name for name, uses in weight_uses(graph).items() if uses.is_matrix}
 
 
 class Parameters(Mapping[str, torch.Tensor]):

@@ -20,12 +20,10 @@ from irlab.passes.low_rank.factors import factors, metric, refitted, squared_sin
 from irlab.passes.low_rank.ranks import Spectrum, allocated, holding, uniform
 from irlab.passes.quantize.gptq import require_damping
 from irlab.passes.quantize.selection import (
-    Role,
     before_encoding,
-    candidates,
-    excluded,
     require_matches,
     require_plain,
+    select_matrices,
 )
 from irlab.passmgr import Context, note
 from irlab.reconstruction import problems
@@ -105,7 +103,7 @@ class LowRank(
     def prepare(self, module: Module, ctx: Context) -> None:
         require_matches(self.exclude, module, self.name)
         require_plain(module.graph, self.exclude, self.name)
-        matrices = self._matrices(module.graph)
+        matrices = select_matrices(module.graph, self.exclude)
         if not matrices:
             raise InputError("low-rank: no weight of the graph is a matrix of a linear layer", "run fuse before it")
         note(module, NEEDS_REPAIR)
@@ -127,7 +125,7 @@ class LowRank(
         return uniform(shape, self.ratio or 0.0, self.multiple)
 
     def decided(self, module: Module, ctx: Context) -> Self:
-        matrices = self._matrices(module.graph)
+        matrices = select_matrices(module.graph, self.exclude)
         mine = {name: symbol for name, symbol in matrices.items() if self.at(name).rank is None}
         if not mine:
             return self
@@ -174,7 +172,7 @@ class LowRank(
         return able if self.allocate is None else self.allocate == "loss"
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
-        matrices = self._matrices(layer.whole)
+        matrices = select_matrices(layer.whole, self.exclude)
         made: dict[str, WeightSymbol] = {}
         for problem, read in problems(layer, statistics, matrices, self.damping):
             for name, weight in read:
@@ -202,11 +200,6 @@ class LowRank(
         }
         factors_of = {f"{name}.{side}" for name in products for side in "ab"}
         return {name: symbol for name, symbol in made.items() if name not in factors_of} | products
-
-    def _matrices(self, graph: Graph) -> dict[str, WeightSymbol]:
-        """The weights that the pass may change."""
-        found = {c.symbol.name: c.symbol for c in candidates(graph) if c.role is Role.MATRIX}
-        return {name: symbol for name, symbol in found.items() if not excluded(name, self.exclude)}
 
 
 def pairs(symbols: Mapping[str, WeightSymbol]) -> dict[str, Update]:

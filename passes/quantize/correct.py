@@ -22,7 +22,7 @@ from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.low_rank import Update, attach, factor_names
-from irlab.passes.quantize.selection import Role, candidates
+from irlab.passes.quantize.selection import select_matrices
 from irlab.passmgr import Context, PassRecord
 from irlab.sweep import LayerPass
 from irlab.types import DType, f16, tensor
@@ -153,7 +153,7 @@ def original(name: str, statistics: LayerStatistics) -> Doubles:
 
 def _corrected(graph: Graph) -> list[str]:
     """The encoded matrices; tables of rows and heads tied to them are read in other ways too."""
-    return [c.symbol.name for c in candidates(graph, encoded=True) if c.role is Role.MATRIX]
+    return list(select_matrices(graph, encoded=True))
 
 
 def _input_dtypes(graph: Graph) -> dict[str, DType]:

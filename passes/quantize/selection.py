@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -49,6 +50,25 @@ def candidates(graph: Graph, *, encoded: bool = False) -> list[Candidate]:
     return found
 
 
+def select_matrices(
+    graph: Graph, exclude: tuple[str, ...] = (), *, encoded: bool = False, counts: Counter[str] | None = None
+) -> dict[str, WeightSymbol]:
+    """The `candidates` that are matrices and nothing else, by name, without those that match `exclude`. `counts` is
+    told why others are left alone."""
+    found = {}
+    for candidate in candidates(graph, encoded=encoded):
+        name, reason = candidate.symbol.name, ""
+        if candidate.role is Role.EMBEDDING:
+            reason = "keep-embedding"
+        elif excluded(name, exclude):
+            reason = "keep-excluded"
+        if not reason:
+            found[name] = candidate.symbol
+        elif counts is not None:
+            counts[reason] += 1
+    return found
+
+
 def before_encoding(reason: str = "codes are fixed once they are found") -> dict[str, str]:
     """For `before=` of a pass that changes numbers of matrices: the passes that encode them, with the reason."""
     return dict.fromkeys(("quantize", "mixed-precision", "share-weights", "hash-weights"), reason)
@@ -56,11 +76,9 @@ def before_encoding(reason: str = "codes are fixed once they are found") -> dict
 
 def require_plain(graph: Graph, exclude: tuple[str, ...], owner: str) -> None:
     """Refuse a matrix that `owner` would change and that is stored encoded already."""
-    for candidate in candidates(graph, encoded=True):
-        name, encoding = candidate.symbol.name, candidate.symbol.type.encoding
-        if candidate.role is Role.MATRIX and not excluded(name, exclude):
-            hint = f"put {owner} before quantize (codes are fixed once they are found), or exclude={name}"
-            raise InputError(f"{owner}: weight '{name}' is stored as {encoding} already", hint)
+    for name, symbol in select_matrices(graph, exclude, encoded=True).items():
+        hint = f"put {owner} before quantize (codes are fixed once they are found), or exclude={name}"
+        raise InputError(f"{owner}: weight '{name}' is stored as {symbol.type.encoding} already", hint)
 
 
 def require_fit(symbol: WeightSymbol, encoding: Encoding, owner: str, hint: str) -> None:

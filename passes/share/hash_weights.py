@@ -15,14 +15,12 @@ from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.passes.quantize.gptq import require_damping
 from irlab.passes.quantize.selection import (
-    Role,
     before_encoding,
-    candidates,
     encode_weights,
-    excluded,
     require_fit,
     require_matches,
     require_plain,
+    select_matrices,
 )
 from irlab.passmgr import Context, note
 from irlab.reconstruction import conjugate_gradients, problems
@@ -102,12 +100,9 @@ class HashWeights(
 
     def _chosen(self, graph: Graph) -> dict[str, HashedEncoding]:
         chosen = {}
-        for candidate in candidates(graph):
-            name = candidate.symbol.name
-            if candidate.role is Role.MATRIX and not excluded(name, self.exclude):
-                encoding = self.at(name).encoding
-                require_fit(candidate.symbol, encoding, self.name, f"give another compression, or exclude={name}")
-                chosen[name] = encoding
+        for name, symbol in select_matrices(graph, self.exclude).items():
+            chosen[name] = self.at(name).encoding
+            require_fit(symbol, chosen[name], self.name, f"give another compression, or exclude={name}")
         return chosen
 
 

@@ -17,14 +17,12 @@ from irlab.ir import Graph, Module
 from irlab.layers import Layer
 from irlab.passes.quantize.gptq import Compensation, compensated_codes, require_damping
 from irlab.passes.quantize.selection import (
-    Role,
     before_encoding,
-    candidates,
     encode_weights,
-    excluded,
     require_fit,
     require_matches,
     require_plain,
+    select_matrices,
 )
 from irlab.passmgr import Context, note
 from irlab.reconstruction import problems
@@ -115,14 +113,7 @@ class ShareWeights(LayerPass, name="share-weights", exactness="lossy", before=be
     def _chosen(self, graph: Graph, counts: Counter[str]) -> dict[str, CodebookEncoding]:
         """The encodings of the matrices to change; `counts` why others stay as they are."""
         chosen = {}
-        for candidate in candidates(graph):
-            name = candidate.symbol.name
-            if candidate.role is Role.EMBEDDING:
-                counts["keep-embedding"] += 1
-            elif excluded(name, self.exclude):
-                counts["keep-excluded"] += 1
-            else:
-                encoding = self.at(name).encoding
-                require_fit(candidate.symbol, encoding, self.name, f"give another per=, or exclude={name}")
-                chosen[name] = encoding
+        for name, symbol in select_matrices(graph, self.exclude, counts=counts).items():
+            chosen[name] = self.at(name).encoding
+            require_fit(symbol, chosen[name], self.name, f"give another per=, or exclude={name}")
         return chosen

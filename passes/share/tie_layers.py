@@ -9,12 +9,10 @@ from typing import Literal
 from irlab.errors import InputError, UsageError
 from irlab.ir import Graph, Module
 from irlab.passes.quantize.selection import (
-    Role,
     before_encoding,
-    candidates,
-    excluded,
     require_matches,
     require_plain,
+    select_matrices,
 )
 from irlab.passmgr import Context, Pass, note
 from irlab.weight_uses import replace_weights
@@ -99,9 +97,8 @@ class TieLayers(Pass, name="tie-layers", exactness="lossy", before=before_encodi
     def _places(self, graph: Graph) -> dict[tuple[str, str], dict[int, WeightSymbol]]:
         """The matrices by stack and name inside a layer, then by number of the layer."""
         found: dict[tuple[str, str], dict[int, WeightSymbol]] = {}
-        for candidate in candidates(graph):
-            name = candidate.symbol.name
+        for name, symbol in select_matrices(graph, self.exclude).items():
             match = _PLACE.match(name)
-            if match and candidate.role is Role.MATRIX and not excluded(name, self.exclude):
-                found.setdefault((match[1], match[3]), {})[int(match[2])] = candidate.symbol
+            if match:
+                found.setdefault((match[1], match[3]), {})[int(match[2])] = symbol
         return found

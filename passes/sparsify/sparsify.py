@@ -15,12 +15,10 @@ from irlab.ir import Module
 from irlab.layers import Layer
 from irlab.passes.quantize.gptq import Compensation, require_damping
 from irlab.passes.quantize.selection import (
-    Role,
     before_encoding,
-    candidates,
-    excluded,
     require_matches,
     require_plain,
+    select_matrices,
 )
 from irlab.passes.sparsify.solve import Pattern, refined, refit, sparse_gpt
 from irlab.passmgr import Context, note
@@ -120,9 +118,8 @@ class Sparsify(
         ctx.note_rewrites(dict(counts))
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
-        plain = {candidate.symbol.name for candidate in candidates(layer.whole) if candidate.role is Role.MATRIX}
         made: dict[str, WeightSymbol] = {}
-        wanted = {name for name in plain if not excluded(name, self.exclude)}
+        wanted = select_matrices(layer.whole, self.exclude)
         for problem, matrices in problems(layer, statistics, wanted, self.damping):
             solver = _Solver(self, problem)
             for name, weight in matrices:
@@ -133,16 +130,9 @@ class Sparsify(
 
     def _chosen(self, module: Module, counts: Counter[str]) -> dict[str, WeightSymbol]:
         """The matrices to change; `counts` why others stay as they are."""
-        chosen = {}
-        for candidate in candidates(module.graph):
-            name = candidate.symbol.name
-            if candidate.role is Role.EMBEDDING:
-                counts["keep-embedding"] += 1
-            elif excluded(name, self.exclude):
-                counts["keep-excluded"] += 1
-            else:
-                self.at(name)
-                chosen[name] = candidate.symbol
+        chosen = select_matrices(module.graph, self.exclude, counts=counts)
+        for name in chosen:
+            self.at(name)
         return chosen
 
 
