@@ -27,6 +27,9 @@ BATCH_TOKENS: Final = 2048
 LEAST_TOKENS: Final = 128
 """Fewer say nothing about a model."""
 
+ALL: Final = 1 << 40
+"""As many tokens as there are."""
+
 _BYTES_PER_TOKEN: Final = 16
 """More than any text takes on average: so much is read of a long file."""
 
@@ -34,7 +37,8 @@ _BYTES_PER_TOKEN: Final = 16
 @dataclass(frozen=True)
 class Sample:
     """What to run: `source` is a text file, a file of ids (.npy or .json: one list, or a list of lists), "self", an
-    array of ids, or a table of input arrays [samples, ...]. At most `tokens` of it, in pieces of `length`."""
+    array of ids, or a table of input arrays [samples, ...]. At most `tokens` of it (ALL: the whole), in pieces of
+    `length`."""
 
     source: object
     tokens: int = 32768
@@ -86,7 +90,9 @@ def read_text(path: Path, max_bytes: int) -> str:
     encoding."""
     try:
         with open(path, "rb") as file:
-            data = file.read(max_bytes)
+            data = bytearray()
+            while piece := file.read(min(1 << 20, max_bytes - len(data))):
+                data += piece
             more = bool(file.read(1))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None

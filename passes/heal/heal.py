@@ -12,7 +12,7 @@ import torch
 import irlab
 from irlab.activations import Activations
 from irlab.cache import Shelf
-from irlab.calibration import Batch, Sample
+from irlab.calibration import ALL, Batch, Sample
 from irlab.collect import module_key
 from irlab.errors import InputError, UsageError
 from irlab.ir import Module
@@ -118,11 +118,10 @@ class Heal(
             batches = ctx.calibration_batches(module)
         else:
             length = ctx.calibration.length if ctx.calibration is not None else 512
-            batches = Sample(self.data, tokens=1 << 62, length=length).batches(module, ctx.seed)
+            batches = Sample(self.data, tokens=ALL, length=length).batches(module, ctx.seed)
         if len(batches) < _LEAST_BATCHES:
-            tokens = sum(next(iter(batch.values())).size for batch in batches)
             hint = "give a longer text, or more of it with --calibration-tokens"
-            raise InputError(f"heal: {tokens:,} tokens are too few to train on", hint)
+            raise InputError(f"heal: {_size(batches):,} tokens are too few to train on", hint)
         return batches
 
     def _train(
@@ -158,6 +157,7 @@ class Heal(
                 raise InputError(f"heal: {error}", "give a smaller rate") from None
             what = "kl" if mine.outputs == ("logits",) else "error"
             metrics = {f"held_out_{what}_before": before, f"held_out_{what}_after": distance()}
+            metrics["text_tokens"] = _size(batches)
             shelf.put(_HEALED, _merged(module, parameters), {"losses": training.losses, "metrics": metrics}, ctx.jobs)
             training.forget()
 
@@ -178,6 +178,11 @@ def _in_f32(module: Module) -> Module:
     if working_dtype(new.graph) is not f32:
         Cast(dtype="f32").run(new, Context())
     return new
+
+
+def _size(batches: Sequence[Batch]) -> int:
+    """How many tokens (of a table: numbers of its first column)."""
+    return sum(next(iter(batch.values())).size for batch in batches)
 
 
 def _ids(batch: Batch) -> torch.Tensor | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from irlab.errors import InputError
-from irlab.ir import Graph, Op, Weight
+from irlab.ir import Graph, Op, Value, Weight
 from irlab.ops import prim
 from irlab.weight_uses import WeightUses, operand_name, weight_uses
 from irlab.weights import Affine, Project, Recipe, Rotate, Scale, WeightSymbol
@@ -108,10 +108,13 @@ def _free_name(weights: Mapping[str, WeightSymbol], name: str, op: Op) -> str:
 
 def _read(uses: WeightUses, users: list[tuple[Op, str]], symbol: WeightSymbol) -> None:
     """Let these users read `symbol` in place of the weight that they read now."""
-    new = prim.weight(symbol)
+    new: dict[Graph, Value] = {}
+    """A region reads a weight of its own."""
     for op, operand in users:
         assert op.graph is not None
         for slot, value in enumerate(op.operands):
             read = None if value is None else value.op
-            if isinstance(read, Weight) and read.symbol is uses.symbol and operand_name(op, slot) == operand:
-                op.graph.set_operand(op, slot, new)
+            if isinstance(read, Weight) and read.symbol.name == uses.symbol.name and operand_name(op, slot) == operand:
+                if op.graph not in new:
+                    new[op.graph] = prim.weight(symbol)
+                op.graph.set_operand(op, slot, new[op.graph])

@@ -149,6 +149,17 @@ def test_a_teacher_may_be_another_model(healed: Healed) -> None:
     assert record.metrics["held_out_kl_before"] < 1e-6
 
 
+def test_it_trains_on_the_whole_of_a_text_of_its_own(original: Module, healed: Healed, tmp_path: Path) -> None:
+    from irlab.parity import load_tokenizer
+
+    tokenizer, text = load_tokenizer(original), "One day Tom saw a big red ball. " * 100
+    assert tokenizer is not None
+    (tmp_path / "story.txt").write_text(text)
+    _, record = healed(ZeroSmall(), Heal(steps=1, data=str(tmp_path / "story.txt")))
+    tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
+    assert 0.9 * tokens < record.metrics["text_tokens"] <= 1.1 * tokens
+
+
 def test_where_nothing_was_changed_there_is_no_teacher(healed: Healed) -> None:
     with pytest.raises(InputError, match="no pass has changed") as caught:
         healed(Heal(steps=1))

@@ -12,9 +12,10 @@ import irlab
 from irlab import GraphBuilder, Module, Value, nn, prim
 from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
+from irlab.ir import Weight
 from irlab.testing import assert_equivalent
 from irlab.types import f32
-from irlab.weight_uses import replace_weights
+from irlab.weight_uses import graphs, replace_weights
 from irlab.weights import Array, Rotate, WeightSymbol
 from tests.tiny_models import ARCHITECTURES, tiny_model
 
@@ -175,3 +176,38 @@ def test_an_unknown_order_is_refused() -> None:
     bare.output(y=nn.silu(bare.input("x", "f32", (4,))))
     with pytest.raises(InputError, match="embeds no ids"):
         irlab.run(bare.module(), "rotate")
+
+
+def test_a_table_that_a_region_reads_too_stays_as_it_is_there() -> None:
+    """The region has its own symbol of the weight, equal but not the same object."""
+    module = irlab.parse(
+        """irlab 1
+module "regions"
+@table : f32[8, 4] = random()
+@down  : f32[4, 4] = random(seed=1)
+
+graph(%ids: i64[seq], %flag: bool[]) {
+  %0 = nn.embedding(%ids, @table) : f32[seq, 4]
+  %1 = nn.linear(%0, @down)       : f32[seq, 4]
+  %2 = ctl.if(%flag, %ids)        : f32[seq, 1]
+    then(%i: i64[seq]) {
+      %0 = nn.embedding(%i, @table) : f32[seq, 4]
+      %1 = prim.sum(%0) {axes=[-1]} : f32[seq, 1]
+      return r=%1
+    }
+    else(%i: i64[seq]) {
+      %0 = nn.embedding(%i, @table) : f32[seq, 4]
+      %1 = prim.sum(%0) {axes=[-1]} : f32[seq, 1]
+      %2 = prim.neg(%1) : f32[seq, 1]
+      return r=%2
+    }
+  return y=%1, z=%2
+}
+"""
+    )
+    for graph in graphs(module.graph):
+        for weight in graph.find(Weight):
+            graph.replace(weight, prim.weight(WeightSymbol(weight.symbol.name, weight.symbol.recipe)))
+    new = irlab.run(module, "rotate")
+    assert_equivalent(module, new, rtol=1e-5)
+    assert isinstance(new.weights["table"].recipe, Rotate)
