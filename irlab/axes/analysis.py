@@ -211,6 +211,8 @@ def _read_axes(user: Op, value: Value) -> set[int]:
             name = operand_name(user, slot)
             if (isinstance(user, NNOp) and name in user.matrices) or (isinstance(user, prim.Conv) and name == "weight"):
                 found.add(1)
+            elif isinstance(user, NNOp) and name in user.stacks:
+                found.add(2)
             elif isinstance(user, prim.MatMul):
                 found.add(value.type.rank - (1 if name == "x" else 2))
             elif isinstance(user, nn.Embedding):

@@ -243,6 +243,38 @@ def _gated_mlp(
     return F.linear(inner, down.to(dtype), down_bias)
 
 
+def _experts(
+    op: nn.Experts, run: Run, x: Tensor, chosen: Tensor, scores: Tensor, gate: Tensor, up: Tensor, down: Tensor
+) -> Tensor:
+    return _through_experts(x, chosen, scores, (gate, up, down), _ACTIVATIONS[op.activation])
+
+
+def _moe(op: nn.MoE, run: Run, x: Tensor, logits: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    scores, chosen = torch.topk(_softmax_of(logits.float()), op.top_k)
+    if op.normalise:
+        scores = scores / scores.sum(-1, keepdim=True)
+    return _through_experts(x, chosen, scores, (gate, up, down), _ACTIVATIONS[op.activation])
+
+
+def _through_experts(
+    x: Tensor,
+    chosen: Tensor,
+    scores: Tensor,
+    stacks: tuple[Tensor, Tensor, Tensor],
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Each expert runs once, on the tokens that chose it."""
+    rows, k = x.reshape(-1, x.shape[-1]), chosen.shape[-1]
+    chosen, scores = chosen.reshape(-1, k), scores.reshape(-1, k).float()
+    total = torch.zeros((len(rows), stacks[2].shape[1]), dtype=torch.float32, device=x.device)
+    for expert in sorted(set(chosen.flatten().tolist())):
+        token, slot = torch.where(chosen == expert)
+        gate, up, down = (stack[expert].to(x.dtype) for stack in stacks)
+        inner = activation(F.linear(rows[token], gate)) * F.linear(rows[token], up)
+        total = total.index_add(0, token, F.linear(inner, down).float() * scores[token, slot, None])
+    return total.reshape(*x.shape[:-1], total.shape[1]).to(x.dtype)
+
+
 NN_KERNELS: Final[Table] = {
     nn.Linear: _linear,
     nn.LowRankLinear: _low_rank_linear,
@@ -261,4 +293,6 @@ NN_KERNELS: Final[Table] = {
     nn.HardShrink: _hard_shrink,
     nn.Silu: _silu,
     nn.GatedMLP: _gated_mlp,
+    nn.Experts: _experts,
+    nn.MoE: _moe,
 }

@@ -6,6 +6,7 @@ fusion are checked against it. Attention tensors are [batch, heads, seq, head_di
 
 from .activations import ACTIVATIONS, Gelu, HardShrink, Silu, Softmax, activate, gelu, hard_shrink, silu, softmax
 from .attention import Attention, KVUpdate, Rope, attention, kv_update, rope
+from .experts import Experts, MoE, experts, moe
 from .linear import Embedding, Linear, LowRankLinear, decode, embedding, linear, low_rank_linear
 from .mlp import GatedMLP, gated_mlp
 from .nn_op import NNOp
@@ -27,6 +28,7 @@ __all__ = [
     "Attention",
     "DequantizeCache",
     "Embedding",
+    "Experts",
     "GatedMLP",
     "Gelu",
     "HardShrink",
@@ -34,6 +36,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "LowRankLinear",
+    "MoE",
     "NNOp",
     "QuantizeActivation",
     "QuantizeCache",
@@ -47,6 +50,7 @@ __all__ = [
     "decode",
     "dequantize_cache",
     "embedding",
+    "experts",
     "gated_mlp",
     "gelu",
     "hard_shrink",
@@ -54,6 +58,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "low_rank_linear",
+    "moe",
     "quantize_activation",
     "quantize_cache",
     "rms_norm",

@@ -11,9 +11,11 @@ from . import prim
 
 
 class NNOp(Op):
-    """An op of this dialect. `matrices` names the operands that are weight matrices [out, in] of a matrix product."""
+    """An op of this dialect. `matrices` names the operands that are weight matrices [out, in] of a matrix product,
+    `stacks` those that hold several in one tensor [n, out, in], each of which some rows of its input meet."""
 
     matrices: ClassVar[tuple[str, ...]] = ()
+    stacks: ClassVar[tuple[str, ...]] = ()
 
     def decompose(self) -> Value | tuple[Value, ...]:
         """The meaning of the op: a detached expression over its operands in simpler ops, one per result."""

@@ -58,6 +58,8 @@ _OF_CLASS: Final[dict[type, str]] = {
     nn.Linear: "matmul",
     nn.LowRankLinear: "matmul",
     nn.GatedMLP: "matmul",
+    nn.Experts: "matmul",
+    nn.MoE: "matmul",
     prim.MatMul: "matmul",
     nn.Attention: "attention",
     nn.Rope: "attention",

@@ -198,6 +198,13 @@ def test_indices_that_cannot_be_kept(indices: list[int], message: str) -> None:
         keep(module.graph, {"model:neurons": indices})
 
 
+def test_what_every_second_index_of_an_odd_axis_is_stays_as_it_is() -> None:
+    b = GraphBuilder()
+    taken = prim.slice(b.input("x", "f32", (2, 5)), -1, 0, 5, 2)
+    b.output(y=nn.rms_norm(taken, b.random_weight("gain", "f32", (3,))))
+    assert AxisAnalysis(b.module().graph).of(taken)[-1].fixed
+
+
 def test_take_along_any_axis() -> None:
     b = GraphBuilder()
     weight = b.random_weight("w", "f32", (4, 6)).op

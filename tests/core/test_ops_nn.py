@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from irlab.cost import flops
 from irlab.encodings import parse_encoding
 from irlab.errors import InputError, TypeInferenceError
 from irlab.interp import Program, evaluate, torch_dtype
@@ -259,6 +260,64 @@ def test_activations_and_gated_mlp(kind: str, activation: str, biases: bool) -> 
         b.compare(build(b.x(kind, 3, 8)), kind)
 
 
+def stacks(b: Builder, kind: str, experts: int = 4, ffn: int = 6, hidden: int = 8) -> tuple[Value, Value, Value]:
+    return b.x(kind, experts, ffn, hidden), b.x(kind, experts, ffn, hidden), b.x(kind, experts, hidden, ffn)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    kind=FLOATS,
+    leading=st.sampled_from([(), (5,), (2, 3)]),
+    top_k=st.integers(1, 4),
+    activation=st.sampled_from(nn.ACTIVATIONS),
+    normalise=st.booleans(),
+)
+def test_experts_and_moe(kind: str, leading: tuple[int, ...], top_k: int, activation: str, normalise: bool) -> None:
+    b = Builder()
+    x, logits = b.x(kind, *leading, 8), b.x("f32", *leading, 4)
+    b.compare(nn.moe(x, logits, *stacks(b, kind), top_k, activation, normalise), kind)
+    b = Builder()
+    chosen = torch.randint(0, 4, (*leading, top_k), generator=b.random)
+    x, chosen_experts, scores = b.x(kind, *leading, 8), b.x("i64", values=chosen), b.x(kind, *leading, top_k)
+    b.compare(nn.experts(x, chosen_experts, scores, *stacks(b, kind), activation), kind)
+
+
+def test_moe_is_the_block_of_mixtral_and_of_qwen3_moe() -> None:
+    """transformers' own blocks, with the weights of theirs."""
+    from transformers import MixtralConfig, Qwen3MoeConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+
+    sizes = {"hidden_size": 8, "num_experts_per_tok": 2}
+    mixtral = MixtralSparseMoeBlock(MixtralConfig(**sizes, intermediate_size=6, num_local_experts=4))
+    qwen_config = Qwen3MoeConfig(**sizes, moe_intermediate_size=6, num_experts=4, norm_topk_prob=False)
+    for block, normalise in ((mixtral, True), (Qwen3MoeSparseMoeBlock(qwen_config), False)):
+        block.config = block.experts.config
+        block.experts.config._experts_implementation = "eager"
+        for parameter in block.parameters():
+            torch.nn.init.normal_(parameter)
+        b = Builder()
+        x = b.x("f32", 2, 5, 8)
+        gate, up = block.experts.gate_up_proj.detach().chunk(2, 1)
+        logits = b.x("f32", values=b.tensors["x0"] @ block.gate.weight.detach().T)
+        weights = [b.x("f32", values=w) for w in (gate, up, block.experts.down_proj.detach())]
+        found = b.compare(nn.moe(x, logits, *weights, 2, normalise=normalise))
+        torch.testing.assert_close(found, block(b.tensors["x0"]).detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_mixture_costs_what_its_chosen_experts_cost() -> None:
+    def cost(experts: int, top_k: int) -> int:
+        b = Builder()
+        x, logits = b.x("f32", 10, 8), b.x("f32", 10, experts)
+        found = flops(nn.moe(x, logits, *stacks(b, "f32", experts), top_k).op)
+        assert isinstance(found, int)
+        return found
+
+    products = 10 * 3 * 2 * 8 * 6
+    assert products < cost(64, 2) - cost(64, 1) < 1.3 * products  # activation, scores and sums beside them
+    assert cost(64, 2) - cost(32, 2) < 10 * 32 * 10  # what more experts cost is the softmax over them
+
+
 def test_softmax_of_a_row_of_minus_infinity_gives_zeros() -> None:
     b = Builder()
     got = b.compare(nn.softmax(b.x("f32", values=[[-math.inf, -math.inf], [0.0, -math.inf]])))
@@ -417,7 +476,30 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("8-bit codes are i8", lambda: nn.dequantize_cache(value("u8", 1, 2, 3, 4), value("f32", 1), dtype("f32"))),
     ("do not fit together", lambda: nn.gated_mlp(value("f32", 3), *[value("f32", 4, 3)] * 3)),
     ("activation must be", lambda: nn.gated_mlp(value("f32", 3), *[value("f32", 3, 3)] * 3, activation="tanh")),
+    ("one for each expert", lambda: moe(logits=value("f32", 5, 3))),
+    ("one for each expert", lambda: moe(logits=value("f32", 2))),
+    ("top_k = 3 is outside the 2 experts", lambda: moe(top_k=3)),
+    ("top_k = 0 is outside", lambda: moe(top_k=0)),
+    ("activation must be", lambda: moe(activation="tanh")),
+    ("stacks of matrices", lambda: moe(down=value("f32", 4, 3))),
+    ("do not fit together", lambda: moe(down=value("f32", 2, 3, 4))),
+    ("x does not fit", lambda: moe(x=value("f32", 5, 3))),
+    ("differ in dtype", lambda: moe(x=value("bf16", 5, 4))),
+    ("must be integers", lambda: chosen_experts(value("f32", 5, 1), value("f32", 5, 1))),
+    ("must be floats", lambda: chosen_experts(value("i64", 5, 1), value("i64", 5, 1))),
+    ("differ in shape", lambda: chosen_experts(value("i64", 5, 1), value("f32", 5, 2))),
+    (r"chosen must be \[..., k\]", lambda: chosen_experts(value("i64", 4, 1), value("f32", 4, 1))),
 ]
+
+
+def moe(**changes: Any) -> Value:
+    operands = {"x": (5, 4), "logits": (5, 2), "gate": (2, 3, 4), "up": (2, 3, 4), "down": (2, 4, 3)}
+    return nn.moe(**{"top_k": 1, **{name: value("f32", *shape) for name, shape in operands.items()}, **changes})
+
+
+def chosen_experts(chosen: Value, scores: Value) -> Value:
+    gate, down = value("f32", 2, 3, 4), value("f32", 2, 4, 3)
+    return nn.experts(value("f32", 5, 4), chosen, scores, gate, gate, down)
 
 
 def low_rank(a: tuple[int, ...], b: tuple[int, ...], weight: Value) -> Value:

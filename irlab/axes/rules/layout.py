@@ -84,7 +84,8 @@ def _slice(op: prim.Slice, at: At) -> list[Axes]:
         fix(pair, f"each {step}th index is taken")
     else:
         taken = Axis(size)
-        fix(axis, f"each {step}th index is taken from {start} on")
+        for part in (axis, taken):
+            fix(part, f"each {step}th index is taken from {start} on")
     return [with_axis(axes, op.axis, taken)]
 
 

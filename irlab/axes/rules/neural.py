@@ -41,6 +41,20 @@ def _gated_mlp(op: nn.GatedMLP, at: At) -> list[Axes]:
     return [(*x[:-1], down[0])]
 
 
+@rule(nn.Experts, nn.MoE)
+def _experts(op: nn.Experts | nn.MoE, at: At) -> list[Axes]:
+    """The features of x and of the result may lose indices, and so may those inside, if all experts lose the same."""
+    x, gate, up, down = at(op.x), at(op.gate), at(op.up), at(op.down)
+    for stack in (gate, up):
+        unify(x[-1], stack[2])
+        unify(stack[1], down[2])
+    for stack in (gate, up, down):
+        fix(stack[0], "tokens choose experts by number")
+    for axis in (*at(op.chosen), *at(op.scores)) if isinstance(op, nn.Experts) else at(op.logits):
+        fix(axis, "tokens choose experts by number")
+    return [(*x[:-1], down[1])]
+
+
 @rule(nn.Embedding)
 def _embedding(op: nn.Embedding, at: At) -> list[Axes]:
     rows, features = at(op.weight)

@@ -249,6 +249,27 @@ def _gated_mlp(g: Growth) -> Value:
     return nn.gated_mlp(x, g.matrix(up), g.matrix(up), g.matrix(down), activation=kind)
 
 
+def _stacks(g: Growth, x: Value) -> tuple[Value, Value, Value]:
+    """The weights of three experts for x: gate, up, down."""
+    inner = g.draw(st.integers(1, 3))
+    up, down = tensor(x.type.dtype, (3, inner, width(x))), tensor(x.type.dtype, (3, width(x), inner))
+    return g.matrix(up), g.matrix(up), g.matrix(down)
+
+
+def _experts(g: Growth) -> Value:
+    x = g.pick_float(1)
+    shape = (*x.type.shape[:-1], g.draw(st.integers(1, 2)))
+    chosen = prim.constant(g.draw(st.integers(0, 2)), i64, shape)
+    scores = prim.constant(g.draw(st.sampled_from((0.5, 1.0))), x.type.dtype, shape)
+    return nn.experts(x, chosen, scores, *_stacks(g, x), g.one_of(nn.ACTIVATIONS))
+
+
+def _moe(g: Growth) -> Value:
+    x = g.pick_float(1)
+    logits = nn.linear(x, g.matrix(tensor(x.type.dtype, (3, width(x)))))
+    return nn.moe(x, logits, *_stacks(g, x), g.draw(st.integers(1, 3)), g.one_of(nn.ACTIVATIONS), g.draw(st.booleans()))
+
+
 def _four(g: Growth) -> Value:
     """A value as [batch, heads, seq, features]."""
     x = g.pick_float(3)
@@ -313,7 +334,7 @@ def call(g: Growth) -> Value:
 
 
 NN: Final[tuple[Step, ...]] = (
-    *(_activation, _linear, _norm, _residual_norm, _embedding, _gated_mlp, _rope, _attention, _kv_update),
+    *(_activation, _linear, _norm, _residual_norm, _embedding, _gated_mlp, _experts, _rope, _attention, _kv_update),
 )
 
 SMOOTH: Final[tuple[Step, ...]] = (
@@ -322,5 +343,6 @@ SMOOTH: Final[tuple[Step, ...]] = (
 )
 """Steps by which a small change of the inputs makes a small change of the result, so that rounding stays rounding."""
 
-JUMPS: Final[tuple[Step, ...]] = (_where, _cast, _top, _exponential)
-"""Steps that can turn rounding into any difference: comparisons, casts to integers, and exp, which overflows."""
+JUMPS: Final[tuple[Step, ...]] = (_where, _cast, _top, _exponential, _moe)
+"""Steps that can turn rounding into any difference: comparisons, casts to integers, choices, and exp, which
+overflows."""
