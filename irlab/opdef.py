@@ -11,6 +11,7 @@ its types. `tuple[Value, ...]` is a variadic operand (at most one, and the last 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, TypeAlias, dataclass_transform
@@ -87,9 +88,14 @@ OPS: Final[dict[str, Any]] = {}
 """Every declared op class by its name in IR text ("nn.rms_norm")."""
 
 
+_QUALIFIER: Final = re.compile(r"\b(?:\w+\.)+(?=[A-Za-z_])")
+
+
 def _annotation_text(annotation: object) -> str:
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    return text.replace("irlab.ir.", "")
+    """The annotation as it is written; modules without `from __future__ import annotations` give it as an object."""
+    if isinstance(annotation, str):
+        return annotation
+    return annotation.__name__ if isinstance(annotation, type) else _QUALIFIER.sub("", str(annotation))
 
 
 def _constructors(cls: Any) -> tuple[Callable[..., None], Callable[..., Any]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pytest
 
 from irlab import GraphBuilder, nn, prim
 from irlab.errors import IRError, TypeInferenceError
-from irlab.ir import Graph, Value
+from irlab.ir import Graph, Op, Value
+from irlab.opdef import OPS
 from irlab.types import f32, tensor
 from irlab.weights import Random, WeightSymbol
 
@@ -108,3 +111,27 @@ def test_erase_dead_keeps_what_outputs_need() -> None:
     assert graph.erase_dead() == 2
     assert len(graph.find(prim.Add)) == 3
     assert set(x.uses) == set(graph.find(prim.Add))
+
+
+def test_annotations_may_be_objects() -> None:
+    """As in a module without `from __future__ import annotations`."""
+    source = """
+class Gathered(Op, opname="test.gathered"):
+    first: Value
+    mask: Value | None
+    rest: tuple[Value, ...]
+    scale: float | None = None
+    hidden: ClassVar[int] = 0
+"""
+    scope: dict[str, Any] = {"Op": Op, "Value": Value, "ClassVar": ClassVar, "__name__": __name__}
+    try:
+        exec(compile(source, "<test>", "exec", dont_inherit=True), scope)
+        kinds = {field.name: field.kind.name for field in scope["Gathered"].fields}
+    finally:
+        OPS.pop("test.gathered", None)
+    assert kinds == {
+        "first": "OPERAND",
+        "mask": "OPTIONAL",
+        "rest": "VARIADIC",
+        "scale": "ATTRIBUTE",
+    }
