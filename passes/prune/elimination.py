@@ -23,6 +23,9 @@ Score = Literal["obs", "activation", "magnitude", "taylor"]
 STEPS: Final = 64
 """Units are left out in about so many steps; scores are computed again between."""
 
+_COLUMNS: Final = 512
+"""So many columns of H^-1 are computed at a time."""
+
 _MORE_DAMPING: Final = (1.0, 10.0, 100.0)
 
 
@@ -82,8 +85,19 @@ def _inverse(hessian: Doubles, damping: float) -> Doubles:
         if not failed:
             inverse, failed = lapack.dpotri(factor, lower=1, overwrite_c=1)
             if not failed and np.isfinite(inverse).all():
-                return np.asarray(np.tril(inverse) + np.tril(inverse, -1).T)
+                _mirror(inverse)
+                return np.asarray(inverse)
     raise InputError("the Hessian is singular", "calibrate on more text, or give a larger damping")
+
+
+def _mirror(lower: Doubles) -> None:
+    """Fill the upper triangle of a symmetric matrix from its lower one, in place: a wide layer's is the largest array
+    of a whole run."""
+    for start in range(0, len(lower), _COLUMNS):
+        block = slice(start, start + _COLUMNS)
+        square = lower[block, block]
+        square[:] = np.tril(square) + np.tril(square, -1).T
+        lower[block, start + _COLUMNS :] = lower[start + _COLUMNS :, block].T
 
 
 def _single_scores(weight: Doubles, inverse: Doubles, members: list[Indices]) -> Doubles:
@@ -107,7 +121,10 @@ def _leave_out(weight: Doubles, inverse: Doubles, columns: Indices) -> float:
     part = weight[:, columns]
     cost = float(np.vdot(part.T, np.linalg.solve(inverse[np.ix_(columns, columns)], part.T)))
     weight -= part @ solved
-    inverse -= inverse[:, columns] @ solved
+    through = inverse[:, columns]
+    for start in range(0, len(inverse), _COLUMNS):
+        block = slice(start, start + _COLUMNS)
+        inverse[:, block] -= through @ solved[:, block]
     weight[:, columns] = 0
     inverse[columns] = inverse[:, columns] = 0
     return cost
