@@ -1,7 +1,7 @@
 """Which ops does ONNX Runtime Web's WebGPU provider take, in which types? python tools/probe_webgpu.py
 
 A model of one node for each op and type is loaded in headless Chromium, on a software adapter, and the session says
-where it placed the node. The lines it prints are those of WEBGPU in backends/onnx/kernel_tables.py.
+where it placed the node. The lines it prints are those of backends/onnx/tables/webgpu.txt.
 """
 
 from __future__ import annotations

@@ -1,32 +1,35 @@
-"""Does an execution provider hold a node? By op, opset and element type, as a table or a registry says."""
+"""Does an execution provider hold a node? By op, opset and element types, as its table says.
+
+The tables are `tables/*.txt`, each with its source above it. A line is
+
+    Gather 1-13: A, i32 i64
+    Cast 19-23 25: A -> A
+
+ops, the versions of the op that a kernel holds, the types of each operand (the last are those of all further ones) and,
+where no operand says them, those of the result; `*` is any version, or any type. F is f16 f32, D f64, B bf16, I all
+integers of 8 bits and more, b bool, A all of these. `ms:` is the domain com.microsoft.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
+from importlib.resources import files
 from typing import Final, TypeAlias
 
-from irlab.backends.onnx import kernel_tables
-
 INTEGERS: Final = frozenset(f"{sign}{bits}" for sign in "iu" for bits in (8, 16, 32, 64))
-_GROUPS: Final[dict[str, frozenset[str]]] = {
+GROUPS: Final[dict[str, frozenset[str]]] = {
     "F": frozenset(("f16", "f32")),
     "D": frozenset(("f64",)),
     "B": frozenset(("bf16",)),
     "I": INTEGERS,
     "b": frozenset(("bool",)),
 }
-_GROUPS["A"] = frozenset[str]().union(*_GROUPS.values())
+GROUPS["A"] = frozenset[str]().union(*GROUPS.values())
 
-_REGISTRY_TYPES: Final = {
-    "float": "f32", "float16": "f16", "double": "f64", "bfloat16": "bf16", "bool": "bool",
-    **{f"{word}{bits}": f"{word[0]}{bits}" for word in ("int", "uint") for bits in (4, 8, 16, 32, 64)},
-}  # fmt: skip
-"""ONNX Runtime's words for element types, and the IR's."""
-
-_NO_END: Final = 2**31 - 1
-"""The last version of a kernel that has none, in ONNX Runtime's registry."""
+Types: TypeAlias = "frozenset[str] | None"
+"""Names of element types; None: any."""
 
 _DATA_OPERAND: Final = {"Where": 1, "GatherBlockQuantized": 2}
 """Which operand has the data type, where that is not the first: behind a condition; the scales of codes."""
@@ -34,22 +37,28 @@ _DATA_OPERAND: Final = {"Where": 1, "GatherBlockQuantized": 2}
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a provider computes of one op: spans of versions (None: no end), and element types (None: any)."""
+    """What a provider computes of one op: spans of its versions (none: any), the types of each operand, the last of
+    them for all further ones, and those of the first result."""
 
-    versions: tuple[tuple[int, int | None], ...]
-    types: frozenset[str] | None
+    versions: tuple[tuple[int, int], ...]
+    operands: tuple[Types, ...]
+    result: Types = None
 
-    def refusal(self, since: int, dtype: str) -> str:
-        """Why a node of an op that is as it is since opset `since`, on data of `dtype` ("": not known), is not held;
-        empty if it is.
+    def operand(self, index: int) -> Types:
+        """The types that operand `index` may have."""
+        return self.operands[min(index, len(self.operands) - 1)] if self.operands else None
 
-        A kernel without an end holds the version it was made for only: a later one may mean something else (ONNX
-        Runtime, KernelRegistry::VerifyKernelDef).
-        """
-        if self.versions and not any(a <= since <= b if b is not None else a == since for a, b in self.versions):
+    def refusal(self, since: int, operands: Mapping[int, str], result: str = "") -> str:
+        """Why a node of an op that is as it is since opset `since`, on operands of these types (by index; only those
+        that are known), is not held; empty if it is."""
+        if self.versions and not any(first <= since <= last for first, last in self.versions):
             return f"no kernel of its version in opset {since}"
-        if self.types is not None and dtype and dtype not in self.types:
-            return f"no kernel for {dtype}"
+        for index, dtype in sorted(operands.items()):
+            types = self.operand(index)
+            if types is not None and dtype not in types:
+                return f"no kernel for {dtype}" + (f" in operand {index}" if index else "")
+        if result and self.result is not None and result not in self.result:
+            return f"no kernel that gives {result}"
         return ""
 
 
@@ -64,74 +73,72 @@ def kernel_name(op_type: str, domain: str) -> str:
 
 @cache
 def kernels(table: str) -> Kernels:
-    """The kernels in the table of kernel_tables.py that is called `table`; those of the CPU provider come from the
-    registry of the installed ONNX Runtime."""
-    if table == "CPU":
-        return _registry("CPUExecutionProvider")
+    """The kernels in `tables/{table}.txt`."""
     found: dict[str, tuple[Kernel, ...]] = {}
-    for ops, kernel in _read(getattr(kernel_tables, table)):
-        found |= dict.fromkeys(ops, (kernel,))
+    for ops, kernel in _read(files(__package__).joinpath("tables", f"{table}.txt").read_text("utf-8")):
+        for op in ops:
+            found[op] = (*found.get(op, ()), half_by_casts(kernel) if table == "cpu" else kernel)
     return found
+
+
+def half_by_casts(kernel: Kernel) -> Kernel:
+    """The kernel as it is on the CPU: where it lacks half, ONNX Runtime casts before and after it."""
+    operands = (types | {"f16"} if types and "f32" in types else types for types in kernel.operands)
+    return replace(kernel, operands=tuple(operands))
 
 
 def _read(text: str) -> Iterator[tuple[list[str], Kernel]]:
-    for line in text.strip().splitlines():
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
         head, types = line.split(": ")
         ops, *versions = head.split()
         spans = tuple(_span(version) for version in versions if version != "*")
-        yield ops.split(","), Kernel(spans, _types(types.split()))
+        operands, _, result = types.partition(" -> ")
+        read = tuple(_types(words.split()) for words in operands.split(", "))
+        yield ops.split(","), Kernel(spans, read, _types(result.split()) if result else None)
 
 
-def _span(text: str) -> tuple[int, int | None]:
+def _span(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
-    return int(first), int(last) if last else None
+    return int(first), int(last or first)
 
 
-def _types(words: list[str]) -> frozenset[str] | None:
+def _types(words: list[str]) -> Types:
     if words == ["*"]:
         return None
-    return frozenset[str]().union(*(_GROUPS.get(word, {word}) for word in words))
+    return frozenset[str]().union(*(GROUPS.get(word, {word}) for word in words))
 
 
-def _registry(provider: str) -> Kernels:
-    """What the installed ONNX Runtime registers for `provider`."""
-    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema, get_all_opkernel_def
-
-    # The type variable of the operand that chooses the kernel, as the op's newest schema calls it.
-    variables = {
-        (schema.domain, schema.name): schema.inputs[min(data_operand(schema.name), len(schema.inputs) - 1)].typeStr
-        for schema in sorted(get_all_operator_schema(), key=lambda schema: schema.since_version)
-        if schema.inputs
-    }
-    found: dict[str, tuple[Kernel, ...]] = {}
-    for kernel in get_all_opkernel_def():
-        if kernel.provider != provider or kernel.domain not in ("", "com.microsoft"):
-            continue
-        first, last = kernel.version_range
-        types = _words(kernel.type_constraints.get(variables.get((kernel.domain, kernel.op_name), ""), []))
-        if "f32" in types:
-            types |= {"f16"}  # where a kernel lacks half, ONNX Runtime casts before and after it
-        span = (first, None if last >= _NO_END else last)
-        name = kernel_name(kernel.op_name, kernel.domain)
-        found[name] = (*found.get(name, ()), Kernel((span,), types or None))
-    return found
-
-
-def _words(names: list[str]) -> frozenset[str]:
-    inner = (name.removeprefix("tensor(").removesuffix(")") for name in names)
-    return frozenset(_REGISTRY_TYPES[name] for name in inner if name in _REGISTRY_TYPES)
-
-
-def refusal(held: Kernels, op_type: str, domain: str, since: int, dtype: str) -> str:
+def refusal(held: Kernels, op_type: str, domain: str, since: int, operands: Mapping[int, str], result: str = "") -> str:
     """Why no kernel of `held` computes the node; empty if one does."""
     found = held.get(kernel_name(op_type, domain), ())
     if not found:
         return "no kernel"
-    reasons = [kernel.refusal(since, dtype) for kernel in found]
+    reasons = [kernel.refusal(since, operands, result) for kernel in found]
     # Where some kernel is of the right version, its types are the reason.
     return "" if "" in reasons else min(reasons, key=lambda reason: "version" in reason)
 
 
 def data_operand(op_type: str) -> int:
-    """The index of the operand whose element type chooses the kernel."""
+    """The index of the operand whose element type an op computes in."""
     return _DATA_OPERAND.get(op_type, 0)
+
+
+def line(ops: Sequence[str], kernel: Kernel) -> str:
+    """A kernel as a line of a table."""
+    versions = " ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in kernel.versions) or "*"
+    operands = ", ".join(map(_words, kernel.operands)) or "*"
+    result = "" if kernel.result is None else f" -> {_words(kernel.result)}"
+    return f"{','.join(ops)} {versions}: {operands}{result}"
+
+
+def _words(types: Types) -> str:
+    if types is None:
+        return "*"
+    words, left = [], set(types)
+    for name in ("A", *GROUPS):
+        if GROUPS[name] <= left:
+            words.append(name)
+            left -= GROUPS[name]
+    return " ".join((*words, *sorted(left, key=lambda name: (len(name), name))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from irlab.backends.onnx.kernels import data_operand, kernel_name, refusal
+from irlab.backends.onnx.kernels import kernel_name, refusal
 from irlab.backends.onnx.providers import Provider, since_version
 from irlab.backends.onnx.storage import INT4, ONNX_TYPE, UINT4
 
@@ -34,10 +34,10 @@ def fallbacks(model: onnx.ModelProto, provider: Provider) -> Counter[tuple[str, 
             if function is not None:
                 visit(list(function.node), {})
                 continue
-            at = data_operand(node.op_type)
-            dtype = types.get(node.input[at], "") if at < len(node.input) else ""
+            operands = {at: types[name] for at, name in enumerate(node.input) if name in types}
+            result = types.get(node.output[0], "")
             since = since_version(node.op_type, node.domain, opset)
-            reason = refusal(provider.kernels, node.op_type, node.domain, since, dtype)
+            reason = refusal(provider.kernels, node.op_type, node.domain, since, operands, result)
             if reason:
                 found[kernel_name(node.op_type, node.domain), reason] += 1
             for attribute in node.attribute:

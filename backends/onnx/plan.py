@@ -116,7 +116,7 @@ def _holding(cls: type[Op], vocabulary: Vocabulary, held: Mapping[type[Op], obje
         return ("native" if grouped or otherwise else "emulated"), note
     if cls is nn.LowRankLinear:
         return "native", "two thin MatMuls, beside that of a weight"
-    if cls in (nn.QuantizeCache, nn.DequantizeCache) and grouped and vocabulary.provider.table == "CPU":
+    if cls in (nn.QuantizeCache, nn.DequantizeCache) and grouped and vocabulary.provider.table == "cpu":
         return "native", "inside GroupQueryAttention with a cache, else decomposed"
     if cls is nn.KVUpdate:
         return ("native", "inside attention") if grouped or otherwise else ("native", "Concat")

@@ -1,7 +1,7 @@
 """Which execution providers can the backend write for, what do they take, and how do we know?
 
 A row says what files for a provider are made of; the emitter follows it (vocabulary.py), `--plan` names the nodes that
-the provider would leave to the CPU (placement.py). What a provider's kernels compute stands in kernel_tables.py.
+the provider would leave to the CPU (placement.py). What a provider's kernels compute stands in tables/ (kernels.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from irlab.backends.onnx.kernels import Kernels, kernels, refusal
+from irlab.backends.onnx.kernels import Kernels, data_operand, kernels, refusal
 from irlab.errors import UsageError
 from irlab.options import did_you_mean
 from irlab.types import DType, f16, f32
@@ -27,7 +27,7 @@ class Provider:
     runtime_name: str
     """What ONNX Runtime calls it."""
     table: str
-    """Its table in kernel_tables.py; "CPU" for ONNX Runtime's registry."""
+    """The name of its table of kernels."""
     checked: str
     """How far files for it were run, here."""
     genai_name: str = ""
@@ -52,39 +52,38 @@ class Provider:
         domain, _, name = op.rpartition(":")
         domain = "com.microsoft" if domain else ""
         since = since_version(name, domain, self.opset)
-        # The CPU provider takes whatever the backend writes: a test asks its registry, which is slow to load.
-        return since > 0 and (self.table == "CPU" or not refusal(self.kernels, name, domain, since, dtype.name))
+        return since > 0 and not refusal(self.kernels, name, domain, since, {data_operand(name): dtype.name})
 
 
 PROVIDERS: Final[dict[str, Provider]] = {
-    "cpu": Provider("CPUExecutionProvider", "CPU", "run", half=f32, rope="attention"),
+    "cpu": Provider("CPUExecutionProvider", "cpu", "run", half=f32, rope="attention"),
     "wasm": Provider(
         # MatMulNBits has no fast kernel in WebAssembly: decoded once, when they are loaded, weights are read faster.
-        "CPUExecutionProvider", "CPU", "run in Node and Chromium", half=f32, blocks="dequantize", rope="attention"
+        "CPUExecutionProvider", "cpu", "run in Node and Chromium", half=f32, blocks="dequantize", rope="attention"
     ),
     "cuda": Provider(
-        "CUDAExecutionProvider", "CUDA", "not run on hardware here: kernel tables and the CPU", "cuda", rope="attention"
+        "CUDAExecutionProvider", "cuda", "not run on hardware here: kernel tables and the CPU", "cuda", rope="attention"
     ),
     "directml": Provider(
-        "DmlExecutionProvider", "DIRECTML", "not run on hardware here: kernel tables and the CPU", "dml",
+        "DmlExecutionProvider", "directml", "not run on hardware here: kernel tables and the CPU", "dml",
         opset=21, rope="table",
     ),
     "webgpu": Provider(
-        "WebGpuExecutionProvider", "WEBGPU", "run in Chromium on a software adapter", "webgpu", half=f32, rope="table"
+        "WebGpuExecutionProvider", "webgpu", "run in Chromium on a software adapter", "webgpu", half=f32, rope="table"
     ),
     "coreml": Provider(
-        "CoreMLExecutionProvider", "COREML", "not run on hardware here: the list of ops and the CPU", "",
+        "CoreMLExecutionProvider", "coreml", "not run on hardware here: the list of ops and the CPU", "",
         half=f32, blocks="decoded", rope="table", static=True,
     ),
     "openvino": Provider(
-        "OpenVINOExecutionProvider", "OPENVINO", "run by OpenVINO on the CPU", "openvino", half=f32, blocks="dequantize"
+        "OpenVINOExecutionProvider", "openvino", "run by OpenVINO on the CPU", "openvino", half=f32, blocks="dequantize"
     ),
     "qnn": Provider(
-        "QNNExecutionProvider", "QNN", "not run on hardware here: the list of ops and the CPU", "qnn",
+        "QNNExecutionProvider", "qnn", "not run on hardware here: the list of ops and the CPU", "qnn",
         half=f32, blocks="rows", rope="table", static=True,
     ),
     "tensorrt": Provider(
-        "NvTensorRTRTXExecutionProvider", "TENSORRT", "parsed and built by TensorRT; run on the CPU", "NvTensorRtRtx",
+        "NvTensorRTRTXExecutionProvider", "tensorrt", "parsed and built by TensorRT; run on the CPU", "NvTensorRtRtx",
         blocks="signed",
     ),
 }  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from onnx_files import op_types, run_directory, write
 from small_llama import Llama
 
+import irlab.backends.onnx
 from irlab import GraphBuilder, evaluate
 from irlab.backends.onnx import ONNX
 from irlab.backends.onnx.kernels import kernels, refusal
@@ -26,6 +27,7 @@ from irlab.ops import nn, prim
 from irlab.passmgr import Context
 from irlab.types import f16, f32, tensor
 from irlab.weights import Encode, Random, WeightSymbol
+from tools.kernel_registry import lines
 
 PROMPT = [3, 7, 9, 20, 4, 30]
 INT4 = IntegerEncoding(4, True, 32, f16)
@@ -95,12 +97,28 @@ def test_tables_choose_by_dtype(tmp_path: Path) -> None:
     assert config["model"]["decoder"]["session_options"]["provider_options"] == [{"cuda": {}}]
 
 
-def test_a_kernel_without_an_end_holds_its_own_version_only() -> None:
-    cuda, directml = kernels("CUDA"), kernels("DIRECTML")
-    assert refusal(cuda, "Reshape", "", 23, "f32") == "" and refusal(directml, "Reshape", "", 21, "f32") == ""
-    assert "no kernel of its version" in refusal(directml, "Reshape", "", 23, "f32")
-    assert refusal(cuda, "GroupQueryAttention", "com.microsoft", 1, "f32") == "no kernel for f32"
-    assert refusal(cuda, "BitShift", "", 11, "u8") == "no kernel"
+def test_a_kernel_holds_versions_and_types() -> None:
+    cuda, directml = kernels("cuda"), kernels("directml")
+    assert refusal(cuda, "Reshape", "", 23, {0: "f32"}) == "" and refusal(directml, "Reshape", "", 21, {0: "f32"}) == ""
+    assert refusal(directml, "Reshape", "", 23, {0: "f32"}) == "no kernel of its version in opset 23"
+    assert refusal(cuda, "GroupQueryAttention", "com.microsoft", 1, {0: "f32"}) == "no kernel for f32"
+    assert refusal(cuda, "Gather", "", 13, {0: "f16", 1: "i64"}) == ""
+    assert refusal(cuda, "Gather", "", 13, {0: "f16", 1: "u8"}) == "no kernel for u8 in operand 1"
+    assert refusal(cuda, "Concat", "", 13, {5: "i4"}) == "no kernel for i4 in operand 5"
+    assert refusal(cuda, "Cast", "", 23, {0: "f16"}, "bool") == ""
+    assert refusal(cuda, "Cast", "", 23, {0: "f16"}, "i4") == "no kernel that gives i4"
+    assert refusal(cuda, "BitShift", "", 11, {0: "u8"}) == "no kernel"
+
+
+@pytest.mark.parametrize("table", sorted({provider.table for provider in PROVIDERS.values()}))
+def test_a_table_is_read_and_written_alike(table: str) -> None:
+    text = (Path(irlab.backends.onnx.__file__).parent / "tables" / f"{table}.txt").read_text("utf-8")
+    read = [line for line in text.splitlines() if not line.startswith("#")]
+    assert text.startswith("# ") and read
+    if table in ("cuda", "directml"):
+        assert list(lines(kernels(table))) == read, "by tools/kernel_registry.py, sorted by op"
+    ops = [op for line in read for op in line.split(" ")[0].split(",")]
+    assert set(ops) == set(kernels(table))
 
 
 def test_the_plan_names_the_nodes_that_fall_back() -> None:

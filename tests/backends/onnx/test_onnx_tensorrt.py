@@ -101,5 +101,5 @@ def test_the_table_is_what_the_parser_supports() -> None:
     trt = library.load()
     log = trt.Logger(trt.Logger.INTERNAL_ERROR)
     parser = trt.OnnxParser(trt.Builder(log).create_network(0), log)
-    assert [op for op in kernels("TENSORRT") if not parser.supports_operator(op)] == []
+    assert [op for op in kernels("tensorrt") if not parser.supports_operator(op)] == []
     assert not parser.supports_operator("GatherBlockQuantized") and not parser.supports_operator("BitShift")
