@@ -1,7 +1,8 @@
 """The `hf` frontend: decoder LLMs (and encoders) from a Hugging Face directory or hub id, lifted without their weights.
 
-transformers creates the model on the meta device, torch.export traces it with dynamic batch and seq, attention is
-captured whole (attention.py), and each distinct kind of layer is traced once (stamping.py).
+transformers creates the model on the meta device, torch.export traces it with dynamic batch and seq,
+attention and mixtures of experts are captured whole (attention.py, experts.py), and each distinct kind of layer is
+traced once (stamping.py).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
     quantized = quantization(directory, raw)
     checkpoint = find_checkpoint(directory)
 
-    from irlab.frontends.hf.attention import TABLE
+    from irlab.frontends.hf import attention, experts
     from irlab.frontends.hf.skeleton import computed_buffers, create_skeleton
     from irlab.frontends.hf.stamping import Stamping
     from irlab.frontends.hf.weights import stored_dtype, weight_references
@@ -64,7 +65,7 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
     skeleton = create_skeleton(directory, raw, stored_dtype(checkpoint), trust_remote_code)
     model = skeleton.model
     stamping = Stamping(model if stamp else None, skeleton.config)
-    tables = {**LOWERINGS, **TABLE, **stamping.table()}
+    tables = {**LOWERINGS, **attention.TABLE, **experts.TABLE, **stamping.table()}
     exported = _traced(skeleton, stamping, frozenset(tables))
     weights = weight_references(directory, checkpoint, computed_buffers(model), model.base_model_prefix, quantized)
     lift = Lift(exported, tables, weights, skeleton.root)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from irlab.errors import InputError
 from irlab.frontends.hf.attention import DENSE, PADDED, register_attention
+from irlab.frontends.hf.experts import IMPLEMENTATION, register_experts
 from irlab.types import DType
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def create_skeleton(
     dtype = getattr(config, "dtype", None) or to_torch(default_dtype)
     auto, generates = _auto_class(config, raw)
     register_attention()
+    register_experts()
     implementation = DENSE if generates else PADDED
-    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, "experts_implementation": IMPLEMENTATION}
     try:
         with torch.device("meta"):
             try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from irlab.checkpoint import SINGLE_FILE, Checkpoint
 from irlab.errors import InputError
+from irlab.frontends.hf.experts import expert_stack
 from irlab.frontends.torch.dtypes import from_torch
 from irlab.frontends.torch.tensors import LITERAL_ELEMENTS, in_memory, literal
 from irlab.types import DType, f32, tensor
@@ -51,20 +52,33 @@ def weight_references(
         of = tensor(from_torch(meta.dtype), tuple(meta.shape))
         if checkpoint is None:
             return WeightSymbol(name, File(directory / SINGLE_FILE, name, of))
-        spellings = (name, f"{base_prefix}.{name}", name.removeprefix(f"{base_prefix}."))
-        if quantized is not None:
-            for spelling in spellings:
+        shape = tuple(meta.shape)
+
+        def find(name: str, shape: tuple[int, ...]) -> Recipe | None:
+            for spelling in _spellings(name, base_prefix):
                 stem = spelling.removesuffix(".weight")
-                encoded = quantized.symbol(checkpoint, stem, name, tuple(meta.shape)) if stem != spelling else None
-                if encoded is not None:
-                    return encoded
-        found = next((stored[s] for s in spellings if s in stored), None)
+                if quantized is not None and stem != spelling:
+                    encoded = quantized.symbol(checkpoint, stem, name, shape)
+                    if encoded is not None:
+                        return encoded.recipe
+                if spelling in stored:
+                    file: Recipe = checkpoint.expect(stored[spelling], shape)
+                    return file if file.type.dtype is of.dtype else Cast(file, of.dtype)
+            return None
+
+        found = find(name, shape) or expert_stack(name, shape, find)
         if found is None:
             raise InputError(f"{checkpoint.path}: the checkpoint has no tensor called '{name}', which the model needs")
-        file: Recipe = checkpoint.expect(found, tuple(meta.shape))
-        return WeightSymbol(name, file if file.type is of else Cast(file, of.dtype))
+        return WeightSymbol(name, found)
 
     return source
+
+
+def _spellings(name: str, base_prefix: str) -> tuple[str, ...]:
+    """What checkpoints may call the tensor `name` of a model. Mixtral's have another name for feed-forward blocks."""
+    bare = name.removeprefix(f"{base_prefix}.")
+    names = (name, f"{base_prefix}.{name}", bare)
+    return (*names, *(n.replace(".mlp.", ".block_sparse_moe.") for n in names if ".mlp." in n))
 
 
 def _modern(name: str) -> str:

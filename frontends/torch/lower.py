@@ -113,6 +113,9 @@ class Lift:
             raise InputError(f"the module returns no tensor (it returns {returned!r:.80})")
         names = output_names or ["output", *(f"output{i}" for i in range(1, len(kept)))]
         self.graph.set_outputs({name: self.resolve(node) for name, node in zip(names, kept)})
+        for op in self.graph.find(Weight):
+            if not op.result.uses:  # a lowering took it apart
+                self.graph.erase(op)
         return self.graph
 
     def lower(self, nodes: Iterable[Node]) -> None:

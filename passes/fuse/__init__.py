@@ -15,6 +15,7 @@ from irlab.passes.fuse.attention import (
     ShareKVHeads,
 )
 from irlab.passes.fuse.embedding import FuseEmbedding
+from irlab.passes.fuse.experts import FuseMixture, FuseMixtureOfTopLogits, UnflattenMixture
 from irlab.passes.fuse.linear import FuseBias, FuseLinear
 from irlab.passes.fuse.mlp import FuseGatedMLP, FuseGelu, FuseGeluTanh, FuseSilu
 from irlab.passes.fuse.norms import FuseCentredNorm, FuseLayerNorm, FuseNormBias, FuseRMSNorm
@@ -45,6 +46,9 @@ RULES: Final[tuple[Rule, ...]] = (
     FuseCausalMask(),
     FuseWindowMask(),
     ShareKVHeads(),
+    FuseMixture(),
+    FuseMixtureOfTopLogits(),
+    UnflattenMixture(),
     # Last: it consumes the linears and the activation.
     FuseGatedMLP(),
 )
@@ -53,7 +57,7 @@ RULES: Final[tuple[Rule, ...]] = (
 
 @dataclass(frozen=True)
 class Fuse(RulePass, name="fuse", exactness="close", rtol=1e-4):
-    """Raises primitives to nn ops: norms, rope, attention, gated MLP, GELU, linear with bias.
+    """Raises primitives to nn ops: norms, rope, attention, gated MLP, mixture of experts, GELU, linear with bias.
 
     A Llama block then reads as about ten nn ops:
 

@@ -6,8 +6,11 @@ import pytest
 import torch
 import transformers
 
+import irlab
+from irlab.checkpoint import find_checkpoint
 from irlab.frontends.hf import lift_directory
 from irlab.interp import evaluate
+from irlab.ir import Module
 from irlab.ops import nn, prim
 from irlab.ops.call import Call
 from irlab.weights import File
@@ -51,6 +54,30 @@ ARCHITECTURES = {
     ),
     "qwen3": ("Qwen3Config", {"head_dim": 32}, {(0, 0.0)}),
     "smollm3": ("SmolLM3Config", {"no_rope_layer_interval": 2}, {(0, 0.0)}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4}, {(0, 0.0)}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "head_dim": 16,
+            "mlp_only_layers": [1],
+        },
+        {(0, 0.0)},
+    ),
+    "qwen2_moe_shared_experts": (
+        "Qwen2MoeConfig",
+        {
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 48,
+            "norm_topk_prob": True,
+        },
+        {(0, 0.0)},
+    ),
+    "olmoe": ("OlmoeConfig", {"num_experts": 8, "num_experts_per_tok": 2}, {(0, 0.0)}),
     # Through the general path: not among the promised ones, but they lift as well.
     "gemma2": ("Gemma2Config", {"head_dim": 16, "sliding_window": 8}, {(0, 50.0), (8, 50.0)}),
     "phi3": ("Phi3Config", {}, {(0, 0.0)}),
@@ -125,9 +152,34 @@ def test_the_graph_is_clean(architecture, lifted):
 
 
 def test_weights_are_references_into_the_checkpoint(architecture, lifted):
-    _, model, directory = architecture
-    files = {name: w.recipe for name, w in lifted.weights.items() if isinstance(w.recipe, File)}
-    assert set(files) == {name for name, _ in model.named_parameters()}
-    assert {recipe.path.parent for recipe in files.values()} == {directory}
-    computed = {name for name in lifted.weights if name not in files}
+    directory = architecture[2]
+    held = {name: files_of(w.recipe) for name, w in lifted.weights.items()}
+    files = {file for found in held.values() for file in found}
+    assert {file.name for file in files} == set(find_checkpoint(directory))
+    assert {file.path.parent for file in files} == {directory}
+    # Only experts are more than one tensor of the checkpoint.
+    assert all(len(found) <= 1 or ".experts." in name for name, found in held.items())
+    computed = {name for name, found in held.items() if not found}
     assert computed <= {"model.rotary_emb.inv_freq", "model.embed_tokens.embed_scale"}
+
+
+def files_of(recipe):
+    return {recipe} if isinstance(recipe, File) else {file for source in recipe.inputs for file in files_of(source)}
+
+
+@pytest.mark.parametrize("architecture", [n for n in ARCHITECTURES if "moe" in n or n == "mixtral"], indirect=True)
+def test_mixtures_of_experts_are_fused(architecture, lifted):
+    name, model, _ = architecture
+    dense = len(getattr(model.config, "mlp_only_layers", None) or ())
+    module = lifted.clone()
+    assert len(module.graph.find(nn.Experts)) == 3 - dense
+    fused = irlab.run(module, "fuse").graph
+    moes = fused.find(nn.MoE)
+    assert len(moes) == 3 - dense and not fused.find(nn.Experts)
+    assert {op.normalise for op in moes} == {getattr(model.config, "norm_topk_prob", True)}
+    assert {op.x.type.rank for op in moes} == ({2} if "shared" in name else {3})
+    ids = torch.randint(3, 128, (2, 21), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = model(ids).logits
+    found = evaluate(Module(fused), {"input_ids": ids})["logits"].detach()
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
