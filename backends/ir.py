@@ -25,6 +25,15 @@ class IR(Backend, name="ir"):
     def legalise(self, module: Module, ctx: Context) -> Module:
         return module
 
+    def refuse(self, module: Module, out: Path) -> None:
+        from irlab.store import owned_weights
+
+        if not self.is_directory(out) and (computed := owned_weights(module)):
+            raise InputError(
+                f"the numbers of weight '{computed[0].name}' are computed and do not fit in IR text",
+                f"write a directory: -o {out.with_suffix('.irlab').name}",
+            )
+
     def estimate_bytes(self, module: Module) -> int:
         from irlab.store import owned_bytes
 
@@ -39,12 +48,6 @@ class IR(Backend, name="ir"):
 
             write_directory(module, out, embed=self.embed)
         else:
-            from irlab.store import owned_weights
             from irlab.text import print_module
 
-            if computed := owned_weights(module):
-                raise InputError(
-                    f"the numbers of weight '{computed[0].name}' were computed and do not fit in IR text",
-                    "write a directory: -o NAME.irlab",
-                )
             out.write_text(print_module(module, out.parent), encoding="utf-8")

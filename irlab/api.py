@@ -87,9 +87,9 @@ def run(
 ) -> Module:
     """A new module: `module` after the passes of `pipeline`: as text, or one or several passes configured in Python.
 
-    `targets` says where it must run ("gguf", "onnx{precision=fp16}"). `calibration` is what passes learn from: a text
-    file, token ids (an array, lists, a .npy or .json file), "self" for what the model writes itself, or a table of
-    input arrays [samples, ...]. Long computations are kept in `cache_dir`.
+    `targets` says where it must run ("gguf", "onnx{precision=fp16}"); passes that they require come first.
+    `calibration` is what passes learn from: a text file, token ids (an array, lists, a .npy or .json file), "self" for
+    what the model writes itself, or a table of input arrays [samples, ...]. Long computations are kept in `cache_dir`.
     """
     from .calibration import Sample
     from .instruments import VerifyEach
@@ -106,7 +106,8 @@ def run(
         calibration=sample,
         cache_dir=cache,
     )
-    PassManager(build_pipeline(pipeline), ctx, (VerifyEach(),) if instruments is None else instruments).run(new)
+    passes = build_pipeline(pipeline, outputs)
+    PassManager(passes, ctx, (VerifyEach(),) if instruments is None else instruments).run(new)
     return new
 
 
@@ -171,6 +172,8 @@ def emit_all(
     if not chosen:
         return []
     ctx = ctx or Context(targets=tuple(dict.fromkeys(backend.name for _, backend in chosen)))
+    for out, backend in chosen:
+        prepare_output(backend, module, out, force=force, ctx=ctx)  # refused before anything is computed
     with for_outputs(module, [backend for _, backend in chosen], chosen[0][0].parent, ctx) as ready:
         return [
             emit_with(backend, ready if backend.readings else module, out, parity=parity, force=force, ctx=ctx)
@@ -184,19 +187,15 @@ def emit_with(
     """`emit`, with a backend that is already configured."""
     from .outputs import require_size, size_bytes, whole_output
     from .parity import Parity, check_parity, require_parity
-    from .passmgr import Context
-    from .verify import verify
 
     ctx = ctx or Context(targets=(backend.name,))
     with ctx.clock.span(f"emit {backend}"):
         with ctx.clock.span("legalise") as legalising:
-            legal = backend.legalise(module.clone(), ctx)
-            verify(legal)
+            legal = prepare_output(backend, module, out, force=force, ctx=ctx)
         _require_weights(legal)
-        needed = backend.estimate_bytes(legal)
         beside = backend.beside(legal)
         directory = backend.is_directory(out)
-        with whole_output(out, directory=directory, force=force, bytes_needed=needed, beside=beside) as temporary:
+        with whole_output(out, directory=directory, force=force, beside=beside) as temporary:
             with ctx.clock.span("write") as writing:
                 backend.write(legal, temporary, ctx)
             writing.weights_computed = sum(bool(symbol.recipe.inputs) for symbol in legal.weights.values())
@@ -214,6 +213,22 @@ def emit_with(
     written = sum(size_bytes(path) for path in (out, *map(out.with_suffix, beside)))
     seconds = legalising.seconds + writing.seconds
     return Emitted(backend.name, out, written, measured, seconds, notes, backend.runtime_for(legal))
+
+
+def prepare_output(backend: Backend, module: Module, out: Path, *, force: bool, ctx: Context) -> Module:
+    """The module as `backend` will write it to `out`. Raises InputError, as far as types and shapes tell, for what the
+    target, the place or the disk cannot hold."""
+    from .outputs import require_space, require_writable
+    from .verify import verify
+
+    require_writable(out, directory=backend.is_directory(out), force=force)
+    legal = backend.legalise(module.clone(), ctx)
+    verify(legal)
+    backend.refuse(legal, out)
+    for suffix in backend.beside(legal):
+        require_writable(out.with_suffix(suffix), directory=False, force=force)
+    require_space(out, backend.estimate_bytes(legal))
+    return legal
 
 
 def _require_weights(module: Module) -> None:

@@ -9,10 +9,11 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING
 
 from . import registry
-from .errors import InputError, UsageError
+from .errors import InputError, LegalityError, UsageError
 from .ir import Module
 from .options import Configurable, Option, did_you_mean, format_value
-from .passmgr import Pass, RulePass
+from .passmgr import Context, Pass, RulePass
+from .target import PlanRow
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,7 +76,7 @@ def print_plan(module: Module, backends: Sequence[Backend]) -> int:
         table = Table(title=f"plan for {backend}", title_justify="left")
         for column in ("what", "held", "note"):
             table.add_column(column)
-        for row in backend.plan(module):
+        for row in _plan_rows(module, backend):
             table.add_row(row.what, letters[row.holding], row.note)
             impossible |= row.holding == "none"
         Console().print(table)
@@ -83,6 +84,17 @@ def print_plan(module: Module, backends: Sequence[Backend]) -> int:
     for note in module.metadata.get("notes", ()):
         print(f"note: {note}")
     return int(impossible)
+
+
+def _plan_rows(module: Module, backend: Backend) -> list[PlanRow]:
+    """What `backend` tells of `module`; where that refuses nothing, what it would refuse when it came to write it."""
+    rows = backend.plan(module)
+    if all(row.holding != "none" for row in rows):
+        try:
+            backend.legalise(module.clone(), Context(targets=(backend.name,), is_plan=True))
+        except LegalityError as error:
+            rows.append(PlanRow("the module", "none", str(error)))
+    return rows
 
 
 def rendered(table: Table, width: int = 100) -> str:

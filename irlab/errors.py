@@ -30,6 +30,10 @@ class InputError(IrlabError):
     """The input file, directory or request is at fault."""
 
 
+class PlanError(InputError):
+    """Only the work itself would show what a plan is asked for."""
+
+
 class UsageError(IrlabError):
     """The command line or pipeline text is at fault."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .errors import InputError
 from .ir import Graph, Op, Value, Weight
 from .ops import nn, prim
 from .ops.nn import NNOp
 from .weight_uses import graphs, weight_uses
-from .weights import LowRankUpdate, Product, WeightSymbol
+from .weights import LowRankUpdate, Product, WeightSymbol, static_shape
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ def attach(graph: Graph, updates: Mapping[str, Update]) -> None:
         update = updates[_name(op.weight)]
         a, b = prim.weight(update.a), prim.weight(update.b)
         op.graph.replace(op, nn.low_rank_linear(op.x, a, b, op.weight, op.bias))
+
+
+def require_ranks(owner: str, ranks: Mapping[str, int], weights: Mapping[str, WeightSymbol]) -> None:
+    """Refuse a rank that none of the matrices has which are to get it: it would be the matrix itself again."""
+    for rank in set(ranks.values()):
+        most = max(min(static_shape(weights[name].type)) for name, wanted in ranks.items() if wanted == rank)
+        if rank > most:
+            raise InputError(f"{owner}: no matrix has a rank of {rank}", f"the largest possible is {most}")
 
 
 def factorise(graph: Graph, factors: Mapping[str, Update], made_by: str) -> None:

@@ -1,13 +1,15 @@
 """Options as frozen dataclass fields: `quantize{scheme=int4 group=32}` is `Quantize(scheme="int4", group=32)`.
 
 Passes and backends are configured so. A field's annotation says how its text is read: int, float, bool, str, `Bytes`
-(`700MB`), `tuple[T, ...]` (a comma list), `Literal[...]` (one of some names), each also with `| None`.
+(`700MB`), `tuple[T, ...]` (a comma list), `Literal[...]` (one of some names), each also with `| None`. Which numbers
+make sense is said with the type: `Annotated[int, Bounds(1)]`. NaN and infinities never do.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -28,10 +30,38 @@ _UNITS.update({p: 1000**i for i, p in enumerate("kmgt", 1)})
 C = TypeVar("C", bound="Configurable")
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that an option takes: from `least` to `most`, these included; more than `above`, less than `below`.
+
+    `idle` is the one that leaves everything as it is: it is for some layers, where others have another.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    idle: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        return self.least <= number <= self.most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        if math.isfinite(self.least) and math.isfinite(self.most):
+            return f"from {self.least} to {self.most}"
+        sides = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{words} {bound}" for words, bound in sides.items() if math.isfinite(bound))
+
+
 class Configurable:
     """Base of what has options: a frozen dataclass whose fields are them, with a `name`."""
 
     name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for numbers that make no sense. Subclasses with rules of their own call it first."""
+        for option in self.options():
+            option.require(getattr(self, option.field), self.name)
 
     @classmethod
     def summary(cls) -> str:
@@ -43,7 +73,7 @@ class Configurable:
         """The options that text may set, in order of declaration."""
         if not dataclasses.is_dataclass(cls):
             return []
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
         return [
             Option(f.name, hints[f.name], f.default, f.metadata.get("text", f.name))
             for f in dataclasses.fields(cls)
@@ -96,12 +126,26 @@ class Option:
     def parse(self, text: str, owner: str) -> Any:
         """The value that `text` stands for; UsageError names the option and what it takes."""
         try:
-            return _read(self.type, text)
+            value = _read(self.type, text)
         except ValueError:
-            raise UsageError(
-                f"option '{self.text_name}' of {owner} takes {describe_type(self.type)}, not {text!r}",
-                _near_choice(text, self.type),
-            ) from None
+            raise self._error(text, owner) from None
+        if not _makes_sense(self.type, value):
+            raise self._error(text, owner)
+        return value
+
+    def require(self, value: Any, owner: str) -> None:
+        """Raise UsageError, naming the option, for numbers that are out of its range."""
+        if not _makes_sense(self.type, value):
+            raise self._error(plain_text(value), owner)
+
+    def _error(self, text: str, owner: str) -> UsageError:
+        takes = f"option '{self.text_name}' of {owner} takes {describe_type(self.type)}, not {text!r}"
+        return UsageError(takes, _near_choice(text, self.type))
+
+    @property
+    def idle(self) -> float | None:
+        """The number that leaves everything as it is, if there is one."""
+        return next((r.idle for r in _ranges(self.type) if r.idle is not None), None)
 
     @property
     def type_text(self) -> str:
@@ -156,25 +200,50 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def _ranges(hint: Any) -> list[Bounds]:
+    """The ranges of numbers that stand in a type."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return [extra for extra in hint.__metadata__ if isinstance(extra, Bounds)]
+    return [found for part in typing.get_args(hint) for found in _ranges(part)]
+
+
+def _makes_sense(hint: Any, value: Any) -> bool:
+    """Whether the numbers in `value`, an option of type `hint`, are finite and in their ranges."""
+    if isinstance(value, list | tuple):
+        return all(_makes_sense(hint, item) for item in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return True
+    return (isinstance(value, int) or math.isfinite(value)) and all(value in range_ for range_ in _ranges(hint))
+
+
 _PLURAL = {"an integer": "integers", "a number": "numbers", "a name": "names", "a size such as 700MB": "sizes"}
 
 
 def describe_type(hint: Any) -> str:
     """A type in the words of an error message."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return " ".join([describe_type(args[0]), *map(str, _ranges(hint))])
     if origin is typing.Literal:
         return " | ".join(map(str, args))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe_type(a) if a is not type(None) else "none" for a in args)
     if origin is tuple:
-        several = describe_type(args[0])
-        return f"a comma list of {_PLURAL.get(several, several)}"
+        return f"a comma list of {_plural(args[0])}"
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a name", Bytes: "a size such as 700MB"}
     return words.get(hint, str(hint))
 
 
+def _plural(hint: Any) -> str:
+    plain = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    one = describe_type(plain)
+    return describe_type(hint).replace(one, _PLURAL.get(one, one), 1)
+
+
 def _read(hint: Any, text: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _read(args[0], text)
     if origin is typing.Literal:
         return _read_literal(args, text)
     if origin in (typing.Union, types.UnionType):

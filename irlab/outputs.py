@@ -35,24 +35,25 @@ def require_writable(out: Path, *, directory: bool, force: bool) -> None:
         raise InputError(f"the directory {parent} cannot be written to")
 
 
+def require_space(out: Path, bytes_needed: int) -> None:
+    """Raise InputError if the disk has no room for an output."""
+    free = shutil.disk_usage(out.parent).free
+    if bytes_needed > free:
+        raise InputError(f"{out} needs about {bytes_needed:,} bytes, {out.parent} has {free:,} free")
+
+
 @contextmanager
-def whole_output(
-    out: Path, *, directory: bool, force: bool, bytes_needed: int = 0, beside: Sequence[str] = ()
-) -> Iterator[Path]:
+def whole_output(out: Path, *, directory: bool, force: bool, beside: Sequence[str] = ()) -> Iterator[Path]:
     """A fresh path beside `out` to write to; renamed to `out` when the block ends well, removed when it does not.
 
     `beside` names further files by the suffix that takes the place of that of the path: they share its fate. After a
     CheckError the file stays as OUT.rejected, for inspection. Raises InputError before any work if `out` exists
-    (without `force`), cannot be written, or the disk is too small.
+    (without `force`) or cannot be written.
     """
     require_writable(out, directory=directory, force=force)
     for suffix in beside:
         require_writable(out.with_suffix(suffix), directory=False, force=force)
-    parent = out.parent
-    free = shutil.disk_usage(parent).free
-    if bytes_needed > free:
-        raise InputError(f"{out} needs about {bytes_needed:,} bytes, {parent} has {free:,} free")
-    temporary = parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
+    temporary = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         if directory:
             temporary.mkdir()

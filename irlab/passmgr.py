@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from .errors import InputError, UsageError
 from .ir import Graph, Module, Value
-from .options import Configurable
+from .options import Bounds, Configurable
 from .overlay import LayerPattern, LayerRow, Overlay
 from .timing import Clock, Span
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .collect import Kept
     from .rewrite import Match, Observer, Rule
     from .target import Backend
+    from .weights import Recipe
 
 Exactness = Literal["exact", "close", "lossy"]
 
@@ -72,6 +73,10 @@ class Pass(Configurable, ABC):
     @abstractmethod
     def run(self, module: Module, ctx: Context) -> None:
         """Change `module` in place."""
+
+    def computes(self, ctx: Context) -> bool:
+        """Whether the weights that it changes become numbers that were computed, and stand in no file or text."""
+        return False
 
     def explain(self, module: Module) -> str:
         """What the pass would do to `module`, as far as that can be told without doing it: for `--explain`."""
@@ -128,7 +133,7 @@ class RulePass(Pass):
 class Repeat(Pass, name="repeat"):
     """Runs the pipeline in parentheses until nothing changes, at most n times."""
 
-    n: int = 8
+    n: Annotated[int, Bounds(1)] = 8
     body: tuple[Pass, ...] = field(default=(), init=False)
 
     def run(self, module: Module, ctx: Context) -> None:
@@ -374,11 +379,14 @@ class PassManager:
                     instrument.before_pass(step, module)
             with self.ctx.clock.span(record.text) as span:
                 step.layers.begin(step.name, module)
+                recipes = _recipes(module) if step.exactness == "lossy" else {}
                 step.run(module, self.ctx)
                 step.layers.end(step.name)
             self.original = self.original or before
             record.bytes_after, record.ops_after = stored_bytes(module), len(module.graph)
             record.note_span(span)
+            if recipes and recipes == _recipes(module) and record.ops_before == record.ops_after:
+                self.ctx.tell(f"{record.text} changed nothing")
             with self.ctx.clock.aside(BETWEEN):
                 for instrument in reversed(self.instruments):
                     instrument.after_pass(step, module, record)
@@ -395,6 +403,10 @@ def note(module: Module, text: str) -> None:
     notes = module.metadata.setdefault("notes", [])
     if text not in notes:
         notes.append(text)
+
+
+def _recipes(module: Module) -> dict[str, Recipe]:
+    return {name: symbol.recipe for name, symbol in module.weights.items()}
 
 
 def stored_bytes(module: Module) -> int:

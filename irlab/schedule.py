@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .passmgr import Pass, Repeat
 from .pipeline import Step, parse_pipeline
 from .registry import pass_class
+
+if TYPE_CHECKING:
+    from .target import Backend
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,19 @@ class Scheduled:
     reason: str = ""
 
 
-def build_pipeline(pipeline: str | Pass | Sequence[Pass]) -> list[Pass]:
-    """The passes that a pipeline names as text, or that are given, with required ones inserted and orders checked.
+def build_pipeline(pipeline: str | Pass | Sequence[Pass], targets: Iterable[Backend] = ()) -> list[Pass]:
+    """The passes that a pipeline names as text, or that are given, with those that they or `targets` require inserted
+    and orders checked.
 
     Raises UsageError or ParseError: an unknown pass, option or value, or an order that cannot work.
     """
+    return [scheduled.step for scheduled in scheduled_pipeline(pipeline, targets)]
+
+
+def scheduled_pipeline(pipeline: str | Pass | Sequence[Pass], targets: Iterable[Backend] = ()) -> list[Scheduled]:
+    """As `build_pipeline`, with why each pass is there."""
     given = (pipeline,) if isinstance(pipeline, Pass) else pipeline
-    return arrange(configure(given) if isinstance(given, str) else given)
+    return schedule(configure(given) if isinstance(given, str) else given, targets)
 
 
 def configure(text: str) -> list[Pass]:
@@ -50,11 +60,17 @@ def _configure(step: Step) -> Pass:
 def _configured(step: Step, body: tuple[Pass, ...]) -> Pass:
     instance = pass_class(step.name).configure(dict(step.options))
     if isinstance(instance, Repeat):
-        if not step.body or instance.n < 1:
-            raise UsageError("repeat needs a pipeline and at least one round", "write repeat{n=3}(canonicalize,cse)")
+        if not step.body:
+            raise UsageError("repeat needs a pipeline", "write repeat{n=3}(canonicalize,cse)")
         object.__setattr__(instance, "body", body)
     elif step.body:
         raise UsageError(f"{step.name} takes no pipeline in parentheses")
+    for option in instance.options():
+        if option.idle is not None and getattr(instance, option.field) == option.idle and not step.layers:
+            raise UsageError(
+                f"{instance.name}{{{option.text_name}={option.idle:g}}} leaves everything as it is",
+                "it is for some layers, where others have another",
+            )
     if step.layers:
         return instance.with_layers(instance.layer_row(pattern, dict(options)) for pattern, options in step.layers)
     return instance
@@ -70,14 +86,13 @@ def flat(passes: Iterable[Pass]) -> list[Pass]:
     return out
 
 
-def arrange(passes: Sequence[Pass]) -> list[Pass]:
-    """`passes` with those that they require inserted before them; refuses an order that some pass forbids."""
-    return [scheduled.step for scheduled in schedule(passes)]
-
-
-def schedule(passes: Sequence[Pass]) -> list[Scheduled]:
-    """As `arrange`, with why each pass is there. Raises UsageError for an order that some pass forbids."""
+def schedule(passes: Sequence[Pass], targets: Iterable[Backend] = ()) -> list[Scheduled]:
+    """`passes` with those that they require inserted before them, and those that `targets` require and nobody asked
+    for in front of all. Raises UsageError for an order that some pass forbids."""
     out: list[Scheduled] = []
+    asked = {step.name for step in flat(passes)}
+    for target in targets:
+        _require(target, out, asked)
     for step in passes:
         within: set[str] = set()
         for inner in _unrolled(step):
@@ -103,12 +118,13 @@ def _unrolled(step: Pass) -> Iterator[Pass]:
                 yield from _unrolled(inner)
 
 
-def _require(step: Pass, out: list[Scheduled], within: Set[str]) -> None:
-    for needed, reason in step.requires.items():
+def _require(user: Pass | Backend, out: list[Scheduled], within: Set[str]) -> None:
+    """Add to `out` what `user` requires that is neither there nor `within`."""
+    for needed, reason in user.requires.items():
         if needed not in _names(out) and needed not in within:
             made = schedule([pass_class(needed)()])
             out += [s for s in made[:-1] if s.step.name not in _names(out)]
-            out.append(Scheduled(made[-1].step, step.name, reason))
+            out.append(Scheduled(made[-1].step, user.name, reason))
 
 
 def _names(scheduled: Sequence[Scheduled]) -> set[str]:

@@ -75,6 +75,9 @@ class LayerPass(Pass):
         """What the report compares with the weights before the sweep; `layer` reads what `apply` made by now."""
         return made
 
+    def computes(self, ctx: Context) -> bool:
+        return bool(self.needs())
+
     def finish(self, module: Module, record: PassRecord) -> None:
         """After the sweep: say if it was in vain."""
 
@@ -100,6 +103,9 @@ class Sweep(Pass, name="sweep", exactness="lossy"):
         made = cls()
         object.__setattr__(made, "body", tuple(body))
         return made
+
+    def computes(self, ctx: Context) -> bool:
+        return True
 
     def run(self, module: Module, ctx: Context) -> None:
         records = [PassRecord(step.name, str(step)) for step in self.body]
@@ -147,9 +153,7 @@ def sweep(module: Module, ctx: Context, steps: Recorded) -> None:
     from .original import Original
     from .walk import Walk
 
-    if ctx.calibration is None:
-        names = ", ".join(str(step) for step, _ in steps)
-        raise InputError(f"{names} needs calibration data", "give --calibration TEXTFILE (or self)")
+    require_calibration([step for step, _ in steps], ctx)
     batches = ctx.calibration_batches(module)
     steps = [(_deciding(step, module, ctx, record), record) for step, record in steps]
     key = module_key(module, batches, ctx, [(step.resolved_text(), *step.depends_on(ctx)) for step, _ in steps])
@@ -169,6 +173,13 @@ def sweep(module: Module, ctx: Context, steps: Recorded) -> None:
     for step, record in steps:
         step.finish(module, record)
         record.bytes_after = stored_bytes(module)
+
+
+def require_calibration(steps: Sequence[Pass], ctx: Context) -> None:
+    """Raise InputError where there is no data for `steps` to learn from."""
+    if steps and ctx.calibration is None:
+        names = ", ".join(map(str, steps))
+        raise InputError(f"{names} needs calibration data", "give --calibration TEXTFILE (or self)")
 
 
 def _deciding(step: LayerPass, module: Module, ctx: Context, record: PassRecord) -> LayerPass:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -109,8 +109,12 @@ class Backend(Configurable, ABC):
 
     The work is in three steps, so that each can be seen: `legalise` turns a copy of the module into what the format can
     say (or raises LegalityError), `write` streams it to disk, the runtime hooks run what was written.
+
+    `requires` names passes without which no module becomes legal, each with the reason: they are run first where a
+    pipeline has them not.
     """
 
+    requires: ClassVar[Mapping[str, str]] = {}
     writes_directory: ClassVar[bool] = False
     readings: ClassVar[int] = 1
     """How often the weights are read for one output."""
@@ -135,6 +139,10 @@ class Backend(Configurable, ABC):
     @abstractmethod
     def legalise(self, module: Module, ctx: Context) -> Module:
         """The module as it will be written. `module` is a copy that may be changed. Raises LegalityError."""
+
+    def refuse(self, module: Module, out: Path) -> None:
+        """Raise InputError where `write` could not write a legalised module to `out`, as far as that shows without
+        reading a large weight: it is asked before any work is done for the output."""
 
     @abstractmethod
     def estimate_bytes(self, module: Module) -> int:

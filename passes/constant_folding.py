@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
 
 from irlab import Context, Module, Op, Pass, Value, prim
 from irlab.fold import SHAPE_ONLY, Known, evaluate_constants, number_of, write_down
 from irlab.ir import Graph
 from irlab.ops.elementwise import Binary, Unary
+from irlab.options import Bounds
 
 _ELEMENTWISE: Final = (Binary, Unary, prim.Where, prim.Cast)
 
@@ -25,7 +26,7 @@ class ConstantFolding(Pass, name="constant-folding"):
     transpose of a weight stays: it costs nothing, and patterns look for it.
     """
 
-    max_elements: int = field(default=4096, metadata={"text": "max-elements"})
+    max_elements: Annotated[int, Bounds(1)] = field(default=4096, metadata={"text": "max-elements"})
 
     def run(self, module: Module, ctx: Context) -> None:
         ctx.note_rewrites(self._fold(module.graph))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from irlab.ir import Module
-from irlab.options import Bytes
+from irlab.options import Bounds, Bytes
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime, Speed, TimedRuntime
 
@@ -42,14 +42,17 @@ class GGUF(Backend, name="gguf"):
     and the head is tied), and `--plan` says so.
     """
 
+    requires = {"fuse": "it finds the parts of a decoder in nn ops"}  # as the base class declares it
+
     type: str = "auto"
     encoder: Literal["ggml", "irlab"] = "ggml"
     allow_fallback: bool = field(default=False, metadata={"text": "allow-fallback"})
     imatrix: str = ""
     pre: str = ""
-    split: Bytes | None = None
+    split: Annotated[Bytes, Bounds(1)] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.type != "auto":
             from irlab.backends.gguf.mixes import file_type
 
@@ -81,6 +84,13 @@ class GGUF(Backend, name="gguf"):
         from irlab.backends.gguf.legalise import legalise
 
         return legalise(module, self, ctx)
+
+    def refuse(self, module: Module, out: Path) -> None:
+        from irlab.backends.gguf.encoding import EncodeByGGML
+
+        for symbol in _symbols(module):
+            if isinstance(symbol.recipe, EncodeByGGML):
+                symbol.recipe.require_encodable(symbol.name)
 
     def is_directory(self, out: Path) -> bool:
         return self.split is not None

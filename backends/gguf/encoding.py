@@ -9,17 +9,23 @@ from typing import Final
 
 import numpy as np
 
-from irlab.backends.gguf.ggml import GGMLType, ggml_type, quantize
+from irlab.backends.gguf.ggml import GGMLType, ggml_type, quantize, require_encodable
 from irlab.encodings import Codes, Encoding, FloatEncoding, GGMLEncoding, IntegerEncoding, TableEncoding
 from irlab.encodings.base import AnyArray
 from irlab.encodings.ggml.encoding import BlockEncoding
 from irlab.types import f16
-from irlab.weights import Encode
+from irlab.weights import Encode, static_shape
 
 
 @dataclass(frozen=True)
 class EncodeByGGML(Encode, text_name=""):
     """Rows encoded by ggml's own code, to the bytes that llama.cpp's quantiser writes."""
+
+    def require_encodable(self, name: str) -> None:
+        """Raise InputError, naming the weight, where ggml cannot encode it: it is not installed, or asks for
+        importances of columns."""
+        assert isinstance(self.encoding, GGMLEncoding)
+        require_encodable(self.encoding.type_name, static_shape(self.type)[-1], self.weights, name)
 
     def codes(self, start: int, stop: int) -> Codes:
         assert isinstance(self.encoding, GGMLEncoding)

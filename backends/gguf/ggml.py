@@ -164,6 +164,11 @@ def _keep(rows: Array, out: Bytes) -> None:
     """The encoder of numbers that are of their type already: `out` is a view of them."""
 
 
+def require_encodable(type: str | GGMLType, columns: int, imatrix: Floats | None, name: str) -> None:
+    """Raise InputError where `quantize` could not encode rows of `columns` numbers."""
+    _encoder(ggml_type(type), columns, imatrix, name)
+
+
 def _encoder(target: GGMLType, columns: int, imatrix: Floats | None, name: str) -> Encoder:
     """A function that writes rows [n, columns] of floats into u8[n, row_bytes]."""
     library = _library()

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from irlab.analysis import InputStatistics
+from irlab.backends.gguf import GGUF
 from irlab.backends.gguf.anatomy import dissect
 from irlab.backends.gguf.ggml import ggml_type
 from irlab.backends.gguf.names import named_weights
@@ -45,6 +46,8 @@ class Imatrix(Backend, name="imatrix"):
     llama-quantize reads it, and so do `gguf{imatrix=FILE}` and `quantize{imatrix=FILE}`.
     """
 
+    requires = GGUF.requires
+
     def plan(self, module: Module) -> list[PlanRow]:
         matrices = tensor_names(module)
         return [PlanRow(f"the inputs of {len(matrices)} matrices", "native", "sums of squares over calibration text")]
@@ -52,12 +55,16 @@ class Imatrix(Backend, name="imatrix"):
     def legalise(self, module: Module, ctx: Context) -> Module:
         if ctx.calibration is None:
             raise InputError("an importance matrix needs calibration data", "give --calibration TEXTFILE (or self)")
-        found = collect(InputStatistics, module, ctx)
         names = {weight: name for weight, name in tensor_names(module).items() if name.startswith(("blk.", "output."))}
-        facts = {names[weight]: found[weight] for weight in found if weight in names}
+        if ctx.is_plan:
+            columns = {names[weight]: static_shape(module.weights[weight].type)[1] for weight in names}
+            module.metadata["imatrix"] = {name: (np.zeros(n), 0) for name, n in columns.items()}
+        else:
+            found = collect(InputStatistics, module, ctx)
+            facts = {names[weight]: found[weight] for weight in found if weight in names}
+            module.metadata["imatrix"] = {name: (fact.mean_square, fact.count) for name, fact in facts.items()}
         batches = ctx.calibration_batches(module)
         source = ctx.calibration.source
-        module.metadata["imatrix"] = {name: (fact.mean_square, fact.count) for name, fact in facts.items()}
         module.metadata["imatrix_keys"] = {
             "general.type": gguf.GGUFType.IMATRIX,
             gguf.Keys.IMatrix.DATASETS: [str(source) if isinstance(source, str | Path) else "token ids"],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from irlab.errors import LegalityError
 from irlab.ir import Module
 from irlab.low_rank import MULTIPLIED_OUT
 from irlab.ops import nn
-from irlab.options import Bytes
+from irlab.options import Bounds, Bytes
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 
@@ -42,7 +42,7 @@ class HF(Backend, name="hf"):
     """
 
     layout: Literal["plain", "compressed-tensors", "gptq", "awq", "modelopt"] = "plain"
-    shard: Bytes = _SHARD_BYTES
+    shard: Annotated[Bytes, Bounds(1)] = _SHARD_BYTES
 
     writes_directory = True
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from irlab.encodings import Encoding
 from irlab.errors import LegalityError, UsageError
 from irlab.ir import Module
+from irlab.options import Bounds
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 from irlab.types import TensorType, f16, f32
@@ -45,12 +46,13 @@ class ONNX(Backend, name="onnx"):
     layout: Literal["auto", "genai", "plain"] = "auto"
     profile: Literal["fast", "portable"] = "fast"
     hybrid: bool = False
-    group: int = 32
-    accuracy_level: int = 4
-    max_length: int = 0
+    group: Annotated[int, Bounds(-1)] = 32
+    accuracy_level: Annotated[int, Bounds(0, 4)] = 4
+    max_length: Annotated[int, Bounds(0)] = 0
     fixed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from irlab.registry import pass_class
 
         pass_class("specialize").configure({"sizes": ",".join(self.fixed)})
@@ -99,6 +101,11 @@ class ONNX(Backend, name="onnx"):
         length = genai.context_length(module, self.max_length)
         portable = self.profile == "portable"
         return Settings(self.provider, portable, self.precision, self.hybrid, self.group, length, self.fixed)
+
+    def refuse(self, module: Module, out: Path) -> None:
+        from irlab.backends.onnx.writer import emit
+
+        emit(module.clone(), self.emitter(module), values=False)
 
     def estimate_bytes(self, module: Module) -> int:
         weights = sum(symbol.size_bytes for symbol in module.weights.values())

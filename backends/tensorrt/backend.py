@@ -7,12 +7,13 @@ import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from irlab.encodings import Encoding
 from irlab.errors import InputError, UsageError
 from irlab.ir import Module, Weight
 from irlab.ops.nn import Attention
+from irlab.options import Bounds
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 from irlab.types import bf16, f32
@@ -49,15 +50,16 @@ class TensorRT(Backend, name="tensorrt"):
 
     targets: tuple[str, ...] = ()
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
-    max_batch: int = _option("max-batch", 4)
-    max_seq: int = _option("max-seq", 0)
-    max_past: int = _option("max-past", 0)
-    opt_batch: int = _option("opt-batch", 1)
-    opt_seq: int = _option("opt-seq", 0)
-    opt_past: int = _option("opt-past", 0)
+    max_batch: Annotated[int, Bounds(1)] = _option("max-batch", 4)
+    max_seq: Annotated[int, Bounds(0)] = _option("max-seq", 0)
+    max_past: Annotated[int, Bounds(0)] = _option("max-past", 0)
+    opt_batch: Annotated[int, Bounds(1)] = _option("opt-batch", 1)
+    opt_seq: Annotated[int, Bounds(0)] = _option("opt-seq", 0)
+    opt_past: Annotated[int, Bounds(0)] = _option("opt-past", 0)
     sizes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from irlab.backends.tensorrt.profiles import read_spans
         from irlab.backends.tensorrt.targets import require_known
 
@@ -65,7 +67,7 @@ class TensorRT(Backend, name="tensorrt"):
         read_spans(self.sizes)
         for name in ("batch", "seq", "past"):
             usual, largest = getattr(self, f"opt_{name}"), getattr(self, f"max_{name}")
-            if usual < 0 or largest < 0 or (largest and usual > largest):
+            if largest and usual > largest:
                 raise UsageError(
                     f"tensorrt{{opt-{name}={usual} max-{name}={largest}}} contradict each other",
                     "1 <= opt <= max must hold",
@@ -104,17 +106,20 @@ class TensorRT(Backend, name="tensorrt"):
         return bool(stored_type(encoding)) and not emulated(encoding)
 
     def legalise(self, module: Module, ctx: Context) -> Module:
-        from irlab.backends.tensorrt import library
         from irlab.backends.tensorrt.legalise import legalise
         from irlab.backends.tensorrt.profiles import buffered_caches, profiles
 
-        if library.missing():
-            raise InputError(library.missing())
         limits = self.limits(module)
         legal = legalise(module, self.precision, ctx)
         self.chosen_targets(legal)
         profiles(legal.graph, limits, bool(buffered_caches(legal.graph)))
         return legal
+
+    def refuse(self, module: Module, out: Path) -> None:
+        from irlab.backends.tensorrt import library
+
+        if library.missing():
+            raise InputError(library.missing())
 
     def estimate_bytes(self, module: Module) -> int:
         # The engine, and the scratch file that its weights are read into.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import InputError, IrlabError, UsageError
+from ..timing import Clock
 from .dump import dump_graph, timeline_for
 from .lift import lift
 from .measure import Measurements, calibration
@@ -33,7 +35,7 @@ def compile_input(args: argparse.Namespace) -> int:
     from ..api import make_backend
     from ..model_fingerprint import model_fingerprint
     from ..passmgr import PassManager
-    from ..schedule import build_pipeline
+    from ..schedule import scheduled_pipeline
     from ..statistics import parse_sizes, statistics
 
     outputs: list[Output] = args.outputs or [Output("ir", args.ir_output)]
@@ -50,10 +52,14 @@ def compile_input(args: argparse.Namespace) -> int:
         raise UsageError(
             "--dump-format is the format of --dump-each DIR", "the suffix of --dump-graph FILE says its own"
         )
-    passes = build_pipeline(args.passes)
+    scheduled = scheduled_pipeline(args.passes, backends)
+    passes = [each.step for each in scheduled]
     _require_in_pipeline({*args.print_ir_before, *args.print_ir_after} - {"*"}, passes)
     ctx = _context(args, [*(make_backend(t, {}) for t in args.target), *(b for b in backends if b.name != "ir")])
-    measurements = Measurements(args, ctx, [b.name for b in backends])
+    for each in scheduled:
+        if each.needed_by in {backend.name for backend in backends}:
+            ctx.tell(f"{each.step.name} runs first: {each.needed_by} requires it ({each.reason})")
+    measurements = Measurements(args, ctx, passes, [b.name for b in backends])
     timeline = timeline_for(args)
     manager = PassManager(passes, ctx, [*_instruments(args, measurements, ctx), *([timeline] if timeline else [])])
     manager.timing = args.timing or timeline is not None
@@ -61,6 +67,7 @@ def compile_input(args: argparse.Namespace) -> int:
         module = lift(args)
         require_model(args, module)
         fingerprint = model_fingerprint(module) if args.save_recipe else ""
+    _rehearse(args, module, passes, outputs, backends, ctx)
     measurements.before_passes(module)
     try:
         records = manager.run(module)
@@ -113,6 +120,35 @@ def _require_writable(args: argparse.Namespace, outputs: Sequence[Output], backe
     for extra in (args.report, args.dump_graph, args.reproducer, args.save_recipe):
         if extra is not None:
             require_writable(extra, directory=False, force=True)
+
+
+def _rehearse(
+    args: argparse.Namespace,
+    module: Module,
+    passes: Sequence[Pass],
+    outputs: Sequence[Output],
+    backends: Sequence[Backend],
+    ctx: Context,
+) -> None:
+    """Refuse outputs that cannot hold what the passes will make, before much work is done for them."""
+    from ..api import prepare_output
+    from ..rehearsal import rehearsed
+
+    written = [(output.path, backend) for output, backend in zip(outputs, backends) if output.path is not None]
+    is_work = args.eval or len(written) > 1 or any(s.exactness == "lossy" or s.computes(ctx) for s in passes)
+    if args.plan or not written or not is_work:
+        return
+    made = rehearsed(module, passes, ctx)
+    if made is None:
+        return
+    refused: list[IrlabError] = []
+    for path, backend in written:
+        try:
+            prepare_output(backend, made, path, force=args.force, ctx=replace(ctx, is_plan=True, clock=Clock()))
+        except IrlabError as error:
+            refused.append(error)
+    if refused and (not args.keep_going or len(refused) == len(written)):
+        raise refused[0]
 
 
 def _require_in_pipeline(names: Iterable[str], passes: Sequence[Pass]) -> None:

@@ -13,7 +13,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..api import Emitted
     from ..ir import Module
-    from ..passmgr import Context, PassRecord
+    from ..passmgr import Context, Pass, PassRecord
     from ..speed import SpeedGain
     from ..target import Backend
 
@@ -32,7 +32,7 @@ class Measurements:
     """Everything that --eval and --measure-speed ask for, as it is measured: an instrument around passes, then once for
     each output."""
 
-    def __init__(self, args: argparse.Namespace, ctx: Context, targets: Sequence[str]) -> None:
+    def __init__(self, args: argparse.Namespace, ctx: Context, passes: Sequence[Pass], targets: Sequence[str]) -> None:
         missing = [name for name in args.eval_in if name not in targets]
         if missing or (args.eval_in and args.eval is None):
             raise UsageError(
@@ -40,7 +40,7 @@ class Measurements:
                 "write --emit TARGET -o OUT --eval FILE --eval-in TARGET",
             )
         self._quiet, self._ctx = args.quiet, ctx
-        self._pipeline: str | None = args.passes if args.measure_speed else None
+        self._passes = passes if args.measure_speed else None
         self._gain: SpeedGain | None = None
         self.speeds: dict[str, Any] = {}
         self._runtimes = tuple(args.eval_in)
@@ -58,11 +58,10 @@ class Measurements:
 
     def before_passes(self, module: Module) -> None:
         """Keep what speed is compared with."""
-        if self._pipeline is not None:
-            from ..schedule import build_pipeline
+        if self._passes is not None:
             from ..speed import SpeedGain
 
-            self._gain = SpeedGain(module.clone(), build_pipeline(self._pipeline), self._ctx)
+            self._gain = SpeedGain(module.clone(), self._passes, self._ctx)
 
     def after_passes(self, module: Module, records: Sequence[PassRecord]) -> None:
         """Say what lossy passes cost each layer; measure a module that none of them changed."""

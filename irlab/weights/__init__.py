@@ -15,7 +15,7 @@ from .arithmetic import Affine, Cast, LowRankUpdate, Mean
 from .encoded import Decode, Encode, Encoded, Parts, with_codes
 from .factors import Factor, Product
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, take
-from .leaves import Array, Cached, File, Literal, Random
+from .leaves import Array, Cached, File, Literal, Pending, Random, pending
 from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, rebuilt, static_shape
 from .rotated import Project, Rotate, Scale
@@ -38,6 +38,7 @@ __all__ = [
     "LowRankUpdate",
     "Mean",
     "Parts",
+    "Pending",
     "Project",
     "Product",
     "Prune",
@@ -58,6 +59,7 @@ __all__ = [
     "finite_rows",
     "interleave_halves",
     "numpy_dtype",
+    "pending",
     "rebuilt",
     "static_shape",
     "stream",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..encodings import Codes
 from ..errors import InputError, IRError
 from ..types import TensorType
-from .recipe import AnyArray, Recipe, numpy_dtype, static_shape
+from .recipe import AnyArray, Recipe, WeightSymbol, numpy_dtype, static_shape
 from .safetensors import open_safetensors
 
 
@@ -86,6 +88,29 @@ class Random(Recipe):
             np.random.default_rng((self.seed, i)).standard_normal(row, dtype=np.float32, out=values[i - start])
         values *= np.float32(0.02)
         return values.reshape(stop - start, *shape[1:]).astype(numpy_dtype(self.of.dtype), copy=False)
+
+
+@dataclass(frozen=True)
+class Pending(Recipe, text_name=""):
+    """Numbers that are still to be computed: those of `source`, which has their type, stand in for them. Like what is
+    computed, IR text cannot hold them."""
+
+    source: Recipe
+
+    @property
+    def type(self) -> TensorType:
+        return self.source.type
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self.source.rows(start, stop)
+
+    def codes(self, start: int, stop: int) -> Codes:
+        return self.source.codes(start, stop)
+
+
+def pending(symbols: Mapping[str, WeightSymbol]) -> dict[str, WeightSymbol]:
+    """`symbols` as they are of a plan in which they will be computed."""
+    return {name: WeightSymbol(symbol.name, Pending(symbol.recipe)) for name, symbol in symbols.items()}
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 
-from irlab.errors import InputError, UsageError
+from irlab.errors import InputError
 from irlab.floats import as_f32
 from irlab.ir import Module, Weight
 from irlab.layers import layer_name
 from irlab.low_rank import spell_out
 from irlab.ops import nn
+from irlab.options import Bounds
 from irlab.passes.dynamic_sparsity.magnitudes import InputMagnitudes
 from irlab.passes.quantize.selection import require_matches, select_matrices
 from irlab.passmgr import Context, Pass, note
@@ -57,13 +58,9 @@ class DynamicSparsity(
     `exclude`: names of weights to leave alone (`*` and `?` match). Heads tied to an embedding stay.
     """
 
-    sparsity: float = 0.4
+    sparsity: Annotated[float, Bounds(0, MOST, idle=0)] = 0.4
     allocate: Literal["uniform", "greedy"] = "uniform"
     exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.sparsity <= MOST:
-            raise UsageError(f"dynamic-sparsity: sparsity={self.sparsity:g} is not from 0 to {MOST:g}", "0.4 is usual")
 
     def run(self, module: Module, ctx: Context) -> None:
         require_matches(self.exclude, module, self.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import torch
 
@@ -15,16 +15,17 @@ from irlab.cache import Shelf
 from irlab.calibration import ALL, Batch, Sample
 from irlab.collect import module_key
 from irlab.errors import InputError, UsageError
-from irlab.ir import Module
+from irlab.ir import Graph, Module
+from irlab.options import Bounds
 from irlab.passes.cast import Cast, working_dtype
 from irlab.passes.heal.losses import Objective, matching
-from irlab.passes.heal.parameters import Parameters, numbers, trainable, training_bytes
+from irlab.passes.heal.parameters import Parameters, matrices, numbers, trainable, training_bytes
 from irlab.passes.heal.stack import Stack
 from irlab.passes.heal.training import Schedule, Training
 from irlab.passmgr import Context, Pass
 from irlab.types import f32
 from irlab.weight_uses import replace_weights
-from irlab.weights import Array, WeightSymbol, numpy_dtype
+from irlab.weights import Array, WeightSymbol, numpy_dtype, pending, static_shape
 
 _HELD_OUT: Final = 16
 """One batch in so many is not trained on, and measured before and after."""
@@ -61,31 +62,34 @@ class Heal(
     (2407.14679) for distillation after pruning.
     """
 
-    steps: int = 200
+    steps: Annotated[int, Bounds(1)] = 200
     data: str | None = None
     lora: bool = False
-    rank: int = 16
+    rank: Annotated[int, Bounds(1)] = 16
     teacher: str = "original"
-    rate: float | None = None
-    logits: float = 1.0
-    hidden: float = 1.0
-    text: float = 0.0
-    temperature: float = 1.0
+    rate: Annotated[float, Bounds(above=0)] | None = None
+    logits: Annotated[float, Bounds(0)] = 1.0
+    hidden: Annotated[float, Bounds(0)] = 1.0
+    text: Annotated[float, Bounds(0)] = 0.0
+    temperature: Annotated[float, Bounds(above=0)] = 1.0
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("rank", 1)):
-            if getattr(self, name) < low:
-                raise UsageError(f"option '{name}' of heal is at least {low}, not {getattr(self, name)}")
-        if min(self.logits, self.hidden, self.text) < 0 or self.logits + self.hidden + self.text <= 0:
-            raise UsageError("the weights of heal's losses are not negative, and one of them is positive")
-        if self.temperature <= 0 or (self.rate is not None and self.rate <= 0):
-            raise UsageError("heal's temperature and rate are positive")
+        super().__post_init__()
+        if self.logits + self.hidden + self.text <= 0:
+            raise UsageError("heal: logits, hidden and text are 0, so there is no loss", "give one of them more")
+
+    def computes(self, ctx: Context) -> bool:
+        return True
 
     def run(self, module: Module, ctx: Context) -> None:
-        if not trainable(module.graph, self.lora):
+        weights = trainable(module.graph, self.lora)
+        if not weights:
             raise InputError("heal: every weight is encoded, nothing is left to train", "run heal before quantize")
+        if self.lora:
+            self._require_adapters(module.graph)
         if ctx.is_plan:
+            replace_weights(module.graph, pending({symbol.name: symbol for symbol in weights}))
             return
         teacher = self._teacher(ctx)
         _require_same_outputs(module, teacher)
@@ -104,6 +108,12 @@ class Heal(
         ctx.note_rewrites({"train": len(healed)})
         ctx.record.metrics.update(note["metrics"])
         ctx.record.series["loss"] = note["losses"]
+
+    def _require_adapters(self, graph: Graph) -> None:
+        weights = graph.weights()
+        widest = max((min(static_shape(weights[name].type)) for name in matrices(graph)), default=0)
+        if 2 * self.rank >= widest:
+            raise InputError(f"heal: adapters of rank {self.rank} save nothing anywhere", "give less, or lora=false")
 
     def _teacher(self, ctx: Context) -> Module:
         if self.teacher != "original":

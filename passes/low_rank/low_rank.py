@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
-from irlab.low_rank import Update, factorise
+from irlab.low_rank import Update, factorise, require_ranks
+from irlab.options import Bounds
 from irlab.overlay import LayerPattern, LayerRow, Overlay
 from irlab.passes.low_rank.factors import factors, metric, refitted, squared_singular_values
 from irlab.passes.low_rank.ranks import Spectrum, allocated, holding, uniform
-from irlab.passes.quantize.gptq import require_damping
+from irlab.passes.quantize.gptq import Damping
 from irlab.passes.quantize.selection import (
     before_encoding,
     require_matches,
@@ -68,27 +69,19 @@ class LowRank(
     alone: ClassVar[bool] = True
 
     method: Literal["svd", "asvd", "svd-llm"] = "svd-llm"
-    ratio: float | None = None
-    energy: float | None = None
-    rank: int | None = None
+    ratio: Annotated[float, Bounds(0, below=1, idle=0)] | None = None
+    energy: Annotated[float, Bounds(above=0, most=1)] | None = None
+    rank: Annotated[int, Bounds(0, idle=0)] | None = None
     allocate: Literal["loss", "output", "uniform"] | None = None
     refit: bool = True
-    multiple: int = 32
-    damping: float = 0.01
+    multiple: Annotated[int, Bounds(1)] = 32
+    damping: Damping = 0.01
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require_damping(self.name, self.damping)
+        super().__post_init__()
         if self.ratio is not None and self.energy is not None:
             raise UsageError("low-rank: ratio and energy say twice how much goes", "give one of them")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise UsageError(f"low-rank: ratio={self.ratio:g} is not in [0, 1)", "0.2 removes a fifth")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise UsageError(f"low-rank: energy={self.energy:g} is not in (0, 1]", "0.95 is usual")
-        if self.rank is not None and self.rank < 0:
-            raise UsageError(f"low-rank: rank={self.rank} is less than 0", "0 leaves a matrix whole")
-        if self.multiple < 1:
-            raise UsageError(f"low-rank: multiple={self.multiple} is less than 1")
         if self.ratio is None and self.energy is None and self.rank is None:
             object.__setattr__(self, "ratio", 0.2)
 
@@ -106,6 +99,8 @@ class LowRank(
         matrices = select_matrices(module.graph, self.exclude)
         if not matrices:
             raise InputError("low-rank: no weight of the graph is a matrix of a linear layer", "run fuse before it")
+        ranks = {name: rank for name in matrices if (rank := self.at(name).rank) is not None}
+        require_ranks(self.name, ranks, matrices)
         note(module, NEEDS_REPAIR)
         if self.needs() and not ctx.is_plan:
             return

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from irlab.analysis import Analysis, LayerStatistics
 from irlab.encodings import SchemeName
-from irlab.errors import InputError, UsageError
+from irlab.errors import InputError, PlanError, UsageError
 from irlab.ir import Module
 from irlab.layers import Layer
-from irlab.options import Bytes
+from irlab.options import Bounds, Bytes
 from irlab.passes.mixed_precision.choices import Choice, choices
 from irlab.passes.mixed_precision.knapsack import Options, cheapest, choose
 from irlab.passes.mixed_precision.losses import Losses, Measurer
 from irlab.passes.mixed_precision.plan import Plan, PlannedWeight
 from irlab.passes.mixed_precision.sizes import Sizes, following
-from irlab.passes.quantize.gptq import require_damping
+from irlab.passes.quantize.gptq import Damping
 from irlab.passes.quantize.quantize import Quantize
 from irlab.passes.quantize.selection import Candidate, candidates, excluded, require_matches
 from irlab.passmgr import Context
@@ -54,27 +53,25 @@ class MixedPrecision(LayerPass, name="mixed-precision", exactness="lossy"):
     `exclude`: names of weights to leave alone (`*` and `?` match).
     """
 
-    size: Bytes | None = None
-    bpw: float | None = None
-    max_kl: float | None = field(default=None, metadata={"text": "max-kl"})
+    size: Annotated[Bytes, Bounds(1)] | None = None
+    bpw: Annotated[float, Bounds(above=0)] | None = None
+    max_kl: Annotated[float, Bounds(above=0)] | None = field(default=None, metadata={"text": "max-kl"})
     types: tuple[Literal[SchemeName, "none"], ...] = ()
     method: Literal["auto", "rtn", "hqq", "gptq", "awq", "awq-gptq"] = "auto"
-    group: int | None = None
+    group: Annotated[int, Bounds(-1)] | None = None
     sym: bool | None = None
     scale: Literal["f16", "bf16", "f32", "i8"] | None = None
     exclude: tuple[str, ...] = ()
-    damping: float = 0.01
+    damping: Damping = 0.01
     act_order: bool = field(default=True, metadata={"text": "act-order"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         goals = [name for name in ("size", "bpw", "max_kl") if getattr(self, name) is not None]
         if len(goals) != 1:
             raise UsageError(
                 f"mixed-precision needs one goal, not {len(goals)}", "give size=700MB, bpw=4.5 or max-kl=0.02"
             )
-        if not 0 < getattr(self, goals[0]) < math.inf:  # NaN neither
-            raise UsageError(f"mixed-precision: {self.goal} makes no sense", "it must be more than 0")
-        require_damping("mixed-precision", self.damping)
 
     @property
     def goal(self) -> str:
@@ -86,8 +83,11 @@ class MixedPrecision(LayerPass, name="mixed-precision", exactness="lossy"):
     def needs(self) -> tuple[type[Analysis], ...]:
         return Quantize(method="gptq" if self.method == "auto" else self.method).needs()
 
+    def computes(self, ctx: Context) -> bool:
+        return bool(Quantize(method=self._method(ctx)).needs())
+
     def run(self, module: Module, ctx: Context) -> None:
-        if ctx.is_plan or (self.method == "auto" and ctx.calibration is None):
+        if ctx.is_plan or not self.computes(ctx):
             self.prepare(module, ctx)
         else:
             super().run(module, ctx)
@@ -224,7 +224,7 @@ class Problem:
     def _within_loss(self, largest: float) -> list[int]:
         """The smallest choice that loses no more."""
         if self._losses.basis == "size":
-            raise InputError(
+            raise PlanError(
                 "mixed-precision: what max-kl needs is known once weights are read", "plan with size= or bpw="
             )
         if self._losses.basis != "kl":

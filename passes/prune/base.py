@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
-from irlab.options import Bytes
+from irlab.options import Bounds, Bytes
 from irlab.passes.prune.allocation import ratio_for_bytes
 from irlab.passes.prune.cuts import Cut, cuts, left_of, require_plain, resized_groups, width_multiple
 from irlab.passes.prune.elimination import Doubles, least
@@ -31,10 +31,10 @@ class PruneUnits(LayerPass):
     """Base of the passes that prune units: `role` names the groups whose indices are units. By itself it goes by
     magnitude; `MeasuredUnits` learns from data."""
 
-    ratio: float | None = None
-    size: Bytes | None = None
-    speedup: float | None = None
-    multiple: int | None = None
+    ratio: Annotated[float, Bounds(0, below=1, idle=0)] | None = None
+    size: Annotated[Bytes, Bounds(1)] | None = None
+    speedup: Annotated[float, Bounds(above=1)] | None = None
+    multiple: Annotated[int, Bounds(1)] | None = None
     _left: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     saves_work = True
@@ -43,17 +43,12 @@ class PruneUnits(LayerPass):
     prefers_blocks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [n for n in ("ratio", "size", "speedup") if getattr(self, n) is not None]
         if len(given) > 1:
             raise UsageError(f"{self.name}: {given[0]} and {given[1]} both say how much to prune", "give one")
         if not given:
             raise UsageError(f"{self.name} does not say how much to prune", "give ratio=, size= or speedup=")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise UsageError(f"{self.name}: ratio={self.ratio:g} is not a share to prune", "give 0 <= ratio < 1")
-        if self.speedup is not None and self.speedup <= 1:
-            raise UsageError(f"{self.name}: speedup={self.speedup:g} is none", "give more than 1")
-        if self.multiple is not None and self.multiple < 1:
-            raise UsageError(f"{self.name}: multiple={self.multiple} is less than 1")
 
     def needs(self) -> tuple[type[Analysis], ...]:
         return ()

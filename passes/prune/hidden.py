@@ -61,6 +61,9 @@ class PruneHidden(
     role: ClassVar[str] = "features"
     prefers_blocks: ClassVar[bool] = True
 
+    def computes(self, ctx: Context) -> bool:
+        return self.method == "pca"
+
     def prepare(self, module: Module, ctx: Context) -> None:
         if self.method == "select" or ctx.is_plan:
             super().prepare(module, ctx)

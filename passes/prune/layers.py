@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from irlab.errors import InputError, UsageError
 from irlab.ir import Module
+from irlab.options import Bounds
 from irlab.passes.prune.bridging import bridge
 from irlab.passes.prune.layer_choice import least_influence, least_loss
 from irlab.passes.prune.streams import drop, streams
-from irlab.passes.quantize.gptq import require_damping
-from irlab.passes.quantize.selection import before_encoding
+from irlab.passes.quantize.gptq import Damping
+from irlab.passes.quantize.selection import before_encoding, select_matrices
 from irlab.passmgr import Context, Pass
+from irlab.weight_uses import replace_weights
+from irlab.weights import pending
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,16 @@ class DropLayers(
     added to the diagonal of its Hessian, relative to its mean.
     """
 
-    count: int | None = None
-    indices: tuple[int, ...] = ()
+    count: Annotated[int, Bounds(1)] | None = None
+    indices: tuple[Annotated[int, Bounds(0)], ...] = ()
     choose: Literal["loss", "influence"] = "loss"
     refit: bool = True
-    damping: float = 0.01
+    damping: Damping = 0.01
 
     def __post_init__(self) -> None:
-        require_damping(self.name, self.damping)
+        super().__post_init__()
         if (self.count is None) == (not self.indices):
             raise UsageError(f"{self.name} needs to know which layers go", "give count= or indices=, one of them")
-        if self.count is not None and self.count < 0:
-            raise UsageError(f"{self.name}: count={self.count} is less than 0")
         if len(set(self.indices)) < len(self.indices):
             raise UsageError(f"{self.name}: indices= names a layer twice")
 
@@ -61,6 +62,9 @@ class DropLayers(
         found = streams(module.graph)
         width = found[0].made.type.shape[-1]
         return f"{len(found)} layers, {found[0].name} to {found[-1].name}, on a stream of {width} features"
+
+    def computes(self, ctx: Context) -> bool:
+        return self.refit and ctx.calibration is not None
 
     def run(self, module: Module, ctx: Context) -> None:
         found = streams(module.graph)
@@ -79,6 +83,8 @@ class DropLayers(
             # For a plan any layers do: the last ones.
             gone = set(self.indices or numbers[-wanted:])
             drop(module.graph, [stream for stream in found if stream.number in gone])
+            if self.computes(ctx):  # which of them are fitted shows when the layers are chosen
+                replace_weights(module.graph, pending(select_matrices(module.graph)))
         else:
             batches = ctx.calibration_batches(module)
             gone = set(self.indices or self._choose(module, wanted, ctx))

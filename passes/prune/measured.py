@@ -19,7 +19,7 @@ from irlab.passes.prune.allocation import LEAST_SHARE, allocate_globally
 from irlab.passes.prune.base import PruneUnits, magnitudes, naming
 from irlab.passes.prune.cuts import Cut
 from irlab.passes.prune.elimination import Doubles, Indices, Score, eliminate, least, refit
-from irlab.passes.quantize.gptq import require_damping
+from irlab.passes.quantize.gptq import Damping
 from irlab.passmgr import Context, note
 from irlab.types import DType
 from irlab.weights import Array, WeightSymbol, numpy_dtype
@@ -32,12 +32,8 @@ class MeasuredUnits(PruneUnits):
     allocate: Literal["uniform", "global"] = "uniform"
     score: Score = "obs"
     refit: bool = True
-    damping: float = 0.01
+    damping: Damping = 0.01
     _gradients: dict[str, Doubles] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_damping(self.name, self.damping)
 
     def needs(self) -> tuple[type[Analysis], ...]:
         return (InputHessian,) if self.refit or self.score != "magnitude" else ()

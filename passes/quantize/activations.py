@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from irlab.encodings import Encoding, IntegerEncoding
 from irlab.errors import InputError, UsageError
@@ -12,6 +12,7 @@ from irlab.histogram import Choice, InputHistogram, Range
 from irlab.ir import Graph, Module, Op, Value, Weight
 from irlab.ops import nn, prim
 from irlab.ops.nn import NNOp
+from irlab.options import Bounds
 from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
 from irlab.passmgr import Context, Pass
 from irlab.types import f32, tensor
@@ -68,17 +69,16 @@ class QuantizeActivations(
     weights: Literal["int8", "none"] = "int8"
     embeddings: Literal["int8", "none"] = "none"
     range: Choice = "mse"
-    percentile: float = 99.99
+    percentile: Annotated[float, Bounds(above=50, most=100)] = 99.99
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mode == "static" and self.per not in (None, "tensor"):
             raise UsageError(
                 f"quantize-activations{{mode=static per={self.per}}}: the scale of a token is not known beforehand",
                 "leave per out, or choose mode=dynamic",
             )
-        if not 50 < self.percentile <= 100:
-            raise UsageError(f"quantize-activations{{percentile={self.percentile:g}}}: a percentile is from 50 to 100")
 
     def run(self, module: Module, ctx: Context) -> None:
         require_matches(self.exclude, module, self.name)

@@ -60,6 +60,9 @@ class QuantizeCache(
     scheme: Literal["int8", "int4"] = "int8"
     per: Literal["channel", "tensor"] = "channel"
 
+    def computes(self, ctx: Context) -> bool:
+        return True
+
     def run(self, module: Module, ctx: Context) -> None:
         graph, bits = module.graph, _BITS[self.scheme]
         attentions = [op for op in graph.topo() if isinstance(op, nn.Attention)]

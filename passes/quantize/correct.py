@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
-from irlab.low_rank import Update, attach, factor_names
+from irlab.low_rank import Update, attach, factor_names, require_ranks
+from irlab.options import Bounds
 from irlab.passes.quantize.selection import select_matrices
 from irlab.passmgr import Context, PassRecord
 from irlab.sweep import LayerPass
@@ -53,12 +54,11 @@ class Correct(LayerPass, name="correct", exactness="lossy", per_layer=("rank",))
     bits a weight. `factors`: how they are stored; int8 (groups of 32 columns) needs a rank that is a multiple of 32.
     """
 
-    rank: int = 32
+    rank: Annotated[int, Bounds(0, idle=0)] = 32
     factors: Literal["float", "int8"] = "float"
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise UsageError(f"correct: rank={self.rank} is less than 0", "rank=32 is usual; 0 corrects nothing")
+        super().__post_init__()
         if self.factors == "int8" and self.rank % _INT8.group:
             raise UsageError(f"correct: rank={self.rank} is no multiple of {_INT8.group}", "or choose factors=float")
 
@@ -66,6 +66,9 @@ class Correct(LayerPass, name="correct", exactness="lossy", per_layer=("rank",))
         return (InputHessian,)
 
     def prepare(self, module: Module, ctx: Context) -> None:
+        # In a sweep that it shares with quantize nothing is encoded yet.
+        matrices = select_matrices(module.graph) | select_matrices(module.graph, encoded=True)
+        require_ranks(self.name, {name: self.at(name).rank for name in matrices}, matrices)
         if ctx.is_plan:
             names = {name: self.at(name).rank for name in _corrected(module.graph)}
             attach(module.graph, {name: self._planned(module, name, rank) for name, rank in names.items() if rank})

@@ -8,18 +8,21 @@ is stored.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from irlab.encodings import Codes, Encoding
-from irlab.errors import InputError, UsageError
+from irlab.errors import InputError
+from irlab.options import Bounds
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+
+Damping = Annotated[float, Bounds(0)]
+"""An option: what is added to the diagonal of a Hessian, relative to its mean."""
 
 BLOCK: Final = 128
 """Columns whose errors reach the columns beyond as one matrix product."""
@@ -61,12 +64,6 @@ class Compensation:
             if factor is not None:
                 return cls(order, factor, np.maximum(diagonal, damping * mean).astype(np.float32))
         raise InputError("the Hessian is singular", "calibrate on more text, or give a larger damping")
-
-
-def require_damping(pass_name: str, damping: float) -> None:
-    """Raises UsageError unless `damping`, an option of the pass, is a number from 0 up."""
-    if not 0 <= damping < math.inf:  # NaN neither
-        raise UsageError(f"{pass_name}: damping={damping:g} makes no sense", "0.01 is usual; it must not be negative")
 
 
 def _inverse_factor(hessian: Doubles, damping: float) -> Floats | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,9 @@ from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
+from irlab.options import Bounds
 from irlab.passes.quantize.awq import Scaled, scale_channels
-from irlab.passes.quantize.gptq import Compensation, compensated_codes, require_damping
+from irlab.passes.quantize.gptq import Compensation, Damping, compensated_codes
 from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
 from irlab.passmgr import Context, PassRecord
 from irlab.registry import importances, mixed_encodings
@@ -80,7 +81,7 @@ class Quantize(
 
     method: Literal["rtn", "hqq", "gptq", "awq", "awq-gptq"] = "rtn"
     scheme: Literal[SchemeName, "none"] = "int4"
-    group: int | None = None
+    group: Annotated[int, Bounds(-1)] | None = None
     sym: bool | None = None
     scale: Literal["f16", "bf16", "f32", "i8"] | None = None
     exclude: tuple[str, ...] = ()
@@ -88,7 +89,7 @@ class Quantize(
     mix: str = ""
     imatrix: str = ""
     indivisible: Literal["refuse", "keep", "fallback"] = "refuse"
-    damping: float = 0.01
+    damping: Damping = 0.01
     act_order: bool = field(default=True, metadata={"text": "act-order"})
 
     _mixed: dict[str, Encoding] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -97,11 +98,11 @@ class Quantize(
     """Tables that were rounded for the first layer to read, and are calibrated where a head reads them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.indivisible == "fallback" and not self.mix:
             raise UsageError("quantize: indivisible=fallback belongs to a mix", "mix=q4_k_m, or indivisible=keep")
         if self.imatrix and self.method != "rtn":
             raise UsageError(f"quantize: method={self.method} reads no imatrix", "method=rtn does")
-        require_damping("quantize", self.damping)
 
     def needs(self) -> tuple[type[Analysis], ...]:
         return _NEEDS[self.method]

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from irlab.analysis import Analysis, InputStatistics, LayerStatistics
-from irlab.errors import InputError, UsageError
+from irlab.errors import InputError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module, Value, Weight
-from irlab.layers import Layer
+from irlab.layers import Layer, layers
 from irlab.ops import nn, prim
+from irlab.options import Bounds
 from irlab.passes.quantize.folds import Fold, folds
 from irlab.passmgr import Context
 from irlab.sweep import LayerPass
-from irlab.weight_uses import graphs
-from irlab.weights import Array, WeightSymbol, numpy_dtype
+from irlab.weight_uses import graphs, replace_weights
+from irlab.weights import Array, WeightSymbol, numpy_dtype, pending
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -65,12 +66,8 @@ class SmoothQuant(
     `copy-norms`: a norm that the residual stream reads as well (BERT) is computed twice, and the copy is folded into.
     """
 
-    alpha: float | Literal["search"] = 0.5
+    alpha: Annotated[float, Bounds(0, 1)] | Literal["search"] = 0.5
     copy_norms: bool = field(default=True, metadata={"text": "copy-norms"})
-
-    def __post_init__(self) -> None:
-        if self.alpha != "search" and not 0 <= self.alpha <= 1:
-            raise UsageError(f"smooth-quant{{alpha={self.alpha:g}}}: alpha is from 0 to 1, or search")
 
     def needs(self) -> tuple[type[Analysis], ...]:
         return (InputStatistics,)
@@ -82,6 +79,10 @@ class SmoothQuant(
         if self.copy_norms:
             copied = sum(_copy_shared_norms(graph) for graph in graphs(module.graph))
             ctx.note_rewrites({"copy-norm": copied})
+        if ctx.is_plan:
+            found = [fold for layer in layers(module.graph) for fold in folds(layer)]
+            names = {name for fold in found for name in (*fold.matrices, *fold.sources)}
+            replace_weights(module.graph, pending({n: s for n, s in module.weights.items() if n in names}))
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
         made: dict[str, WeightSymbol] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,11 @@ import numpy.typing as npt
 from irlab.analysis import Analysis, InputHessian, LayerStatistics, OriginalInputs
 from irlab.encodings.base import AnyArray
 from irlab.encodings.hashed import HashedEncoding
-from irlab.errors import InputError, UsageError
+from irlab.errors import InputError
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
-from irlab.passes.quantize.gptq import require_damping
+from irlab.options import Bounds
+from irlab.passes.quantize.gptq import Damping
 from irlab.passes.quantize.selection import (
     before_encoding,
     encode_weights,
@@ -54,18 +56,11 @@ class HashWeights(
     weights to leave alone (`*` and `?` match). Embeddings, and heads tied to them, stay.
     """
 
-    compression: int = 8
-    seed: int = 0
-    steps: int = 40
-    damping: float = 0.01
+    compression: Annotated[int, Bounds(2, 999_999)] = 8
+    seed: Annotated[int, Bounds(0, 999_999_999)] = 0
+    steps: Annotated[int, Bounds(0)] = 40
+    damping: Damping = 0.01
     exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        require_damping(self.name, self.damping)
-        if self.compression < 2:
-            raise UsageError(f"hash-weights: compression={self.compression} is less than 2", "8 is usual")
-        if self.steps < 0 or self.seed < 0:
-            raise UsageError("hash-weights: steps and seed are not negative")
 
     @property
     def encoding(self) -> HashedEncoding:

@@ -15,7 +15,7 @@ from irlab.encodings import CodebookEncoding
 from irlab.errors import InputError, UsageError
 from irlab.ir import Graph, Module
 from irlab.layers import Layer
-from irlab.passes.quantize.gptq import Compensation, compensated_codes, require_damping
+from irlab.passes.quantize.gptq import Compensation, Damping, compensated_codes
 from irlab.passes.quantize.selection import (
     before_encoding,
     encode_weights,
@@ -54,11 +54,11 @@ class ShareWeights(LayerPass, name="share-weights", exactness="lossy", before=be
     bits: Literal[2, 3, 4, 5, 6] = 4
     per: str = "16rows"
     method: Literal["k-means", "hessian", "compensated"] = "compensated"
-    damping: float = 0.01
+    damping: Damping = 0.01
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require_damping(self.name, self.damping)
+        super().__post_init__()
         if not re.fullmatch(r"[1-9][0-9]{0,5}rows?", self.per):
             raise UsageError(f"share-weights: per={self.per} is no number of rows", "write per=16rows, or per=1row")
 

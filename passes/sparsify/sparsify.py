@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from irlab.analysis import Analysis, InputHessian, LayerStatistics, OriginalInputs
-from irlab.errors import InputError
+from irlab.errors import InputError, UsageError
 from irlab.ir import Module
 from irlab.layers import Layer
-from irlab.passes.quantize.gptq import Compensation, require_damping
+from irlab.options import Bounds
+from irlab.passes.quantize.gptq import Compensation, Damping
 from irlab.passes.quantize.selection import (
     before_encoding,
     require_matches,
@@ -25,7 +26,7 @@ from irlab.passmgr import Context, note
 from irlab.reconstruction import Problem, problems
 from irlab.sweep import LayerPass
 from irlab.weight_uses import replace_weights
-from irlab.weights import Array, Prune, WeightSymbol, numpy_dtype, static_shape
+from irlab.weights import Array, Prune, WeightSymbol, numpy_dtype, pending, static_shape
 from irlab.weights.pruned import relative_magnitudes
 
 Floats = npt.NDArray[np.float32]
@@ -68,18 +69,16 @@ class Sparsify(
     """
 
     method: Literal["magnitude", "wanda", "sparsegpt"] = "sparsegpt"
-    sparsity: float = 0.5
+    sparsity: Annotated[float, Bounds(0, below=1, idle=0)] = 0.5
     pattern: Literal["none", "2:4", "4:8"] = "none"
     refit: bool | None = None
     exclude: tuple[str, ...] = ()
-    damping: float = 0.01
+    damping: Damping = 0.01
 
     def __post_init__(self) -> None:
-        require_damping(self.name, self.damping)
-        if not 0 <= self.sparsity < 1:
-            raise InputError(f"sparsify: a sparsity of {self.sparsity:g} is not in [0, 1)", "0.5 sets half to zero")
+        super().__post_init__()
         if self.pattern != "none" and self.sparsity != 0.5:
-            raise InputError(f"sparsify: the pattern {self.pattern} is a sparsity of 0.5, not {self.sparsity:g}")
+            raise UsageError(f"sparsify: the pattern {self.pattern} is a sparsity of 0.5, not {self.sparsity:g}")
 
     @property
     def refits(self) -> bool:
@@ -108,7 +107,9 @@ class Sparsify(
                 hint = f"exclude={name}, or pattern=none"
                 raise InputError(f"sparsify: weight '{name}': rows of {columns} are not groups of {keep_of}", hint)
         note(module, NO_GAIN)
-        if not self.needs():
+        if self.needs() and ctx.is_plan:
+            replace_weights(module.graph, pending(chosen))
+        elif not self.needs():
             made = {
                 name: WeightSymbol(name, Prune(symbol.recipe, self.at(name).sparsity, keep, keep_of))
                 for name, symbol in chosen.items()

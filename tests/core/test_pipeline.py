@@ -14,7 +14,7 @@ from irlab.ir import Graph, Module
 from irlab.options import Bytes, parse_bytes
 from irlab.passmgr import Context, Pass, PassManager
 from irlab.pipeline import Step, parse_pipeline, parse_target
-from irlab.schedule import arrange, build_pipeline, configure, schedule
+from irlab.schedule import build_pipeline, configure, schedule
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def test_required_passes_are_inserted_and_forbidden_orders_refused() -> None:
             raise AssertionError
 
     with pytest.raises(UsageError, match="early cannot run after example"):
-        arrange([Example(), Early()])
+        build_pipeline([Example(), Early()])
 
 
 def test_reasons_are_told() -> None:

@@ -217,7 +217,7 @@ def test_goals_are_checked() -> None:
         with pytest.raises(UsageError, match="needs one goal"):
             build_pipeline(f"mixed-precision{{{options}}}")
     for options in ("bpw=-1", "bpw=nan", "max-kl=nan", "max-kl=inf", "bpw=4 damping=-1"):
-        with pytest.raises(UsageError, match="makes no sense"):
+        with pytest.raises(UsageError, match="takes"):
             build_pipeline(f"mixed-precision{{{options}}}")
 
 

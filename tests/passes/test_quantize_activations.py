@@ -161,7 +161,7 @@ def test_ir_that_is_rounded_already_is_refused_where_it_has_no_form(module: Modu
     ("options", "reason"),
     [
         ("mode=static per=token", "is not known beforehand"),
-        ("percentile=20", "a percentile is from 50 to 100"),
+        ("percentile=20", "takes a number above 50 and at most 100"),
         ("mode=statik", "did you mean 'static'"),
         ("scheme=int4", "int8"),
     ],

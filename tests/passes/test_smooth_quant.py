@@ -164,7 +164,7 @@ def test_a_wrong_order_is_refused(module: Module, pipeline: str) -> None:
 
 
 def test_options_are_checked(module: Module) -> None:
-    with pytest.raises(UsageError, match="alpha is from 0 to 1"):
+    with pytest.raises(UsageError, match="takes a number from 0 to 1 or search"):
         irlab.run(module, "smooth-quant{alpha=1.5}")
     with pytest.raises(UsageError, match="search"):
         irlab.run(module, "smooth-quant{alpha=serch}")
