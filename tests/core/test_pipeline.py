@@ -155,7 +155,7 @@ def test_what_a_repeated_pass_requires_runs_once_before_it() -> None:
 
 @pytest.mark.parametrize("text", ["repeat{n=3}", "repeat{n=0}(cse)"])
 def test_an_empty_repeat_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="repeat (needs a pipeline|takes an integer of at least 1)"):
+    with pytest.raises(UsageError, match=r"repeat (needs a pipeline|takes an integer of at least 1)"):
         build_pipeline(text)
 
 
