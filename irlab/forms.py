@@ -1,7 +1,7 @@
 """What is known of a pattern before any graph: its forms, and how each is searched.
 
 Choices that a loop cannot express (`any_of` above all) are expanded: a pattern has several *forms*, tried in order. The
-compiled matcher (matching.py) and the explaining one (explain.py) both work on forms, in the order given here.
+compiled matcher (matching/) and the explaining one (explain/) both work on forms, in the order given here.
 """
 
 from __future__ import annotations
@@ -14,21 +14,9 @@ from typing import Any, Final, TypeAlias
 
 from .ir import Op, Value
 from .ops.literals import Constant
-from .pattern import (
-    AnyOf,
-    Maybe,
-    Named,
-    Number,
-    OpPattern,
-    Optional,
-    Pattern,
-    PatternError,
-    Rest,
-    Result,
-    Variable,
-    variable_counts,
-    walk,
-)
+from .pattern import PatternError, Variable
+from .pattern.nodes import AnyOf, Maybe, Named, Number, OpPattern, Optional, Pattern, Rest, Result
+from .pattern.walk import variable_counts, walk
 
 MAX_FORMS: Final = 256
 

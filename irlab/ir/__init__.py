@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .graph import Graph
 from .module import GraphBuilder, Module
-from .op import UNKNOWN_LOC, Loc, Op, Return, Value, Weight, expression, expressions
+from .op import UNKNOWN_LOC, Loc, Op, Return, Value, Weight, expression, expressions, path_of, place_of
 
 __all__ = [
     "UNKNOWN_LOC",
@@ -22,4 +22,6 @@ __all__ = [
     "Weight",
     "expression",
     "expressions",
+    "path_of",
+    "place_of",
 ]

@@ -137,7 +137,18 @@ class Op(OpState, metaclass=OpMeta):
         return copy
 
     def __repr__(self) -> str:
-        return f"<{self.opname} at {self.loc.path}>" if self.loc and self.loc.path else f"<{self.opname}>"
+        return f"<{place_of(self)}>"
+
+
+def path_of(op: Op) -> str:
+    """The module path that an op comes from; "" where it is not known."""
+    return op.loc.path if op.loc is not None else ""
+
+
+def place_of(op: Op) -> str:
+    """For messages: what an op is and, where that is known, the module path that it comes from."""
+    path = path_of(op)
+    return f"{op.opname} at {path}" if path else op.opname
 
 
 class Return(Op, opname="return"):

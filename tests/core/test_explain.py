@@ -13,7 +13,8 @@ from irlab.errors import UsageError
 from irlab.explain import Explainer, format_near_misses, why_not
 from irlab.matching import Matcher, compile_pattern
 from irlab.ops.literals import constant
-from irlab.pattern import AnyOf, Maybe, Number, OpPattern, Pattern, PatternError, Rest, Result, Variable
+from irlab.pattern import Pattern, PatternError, Variable
+from irlab.pattern.nodes import AnyOf, Maybe, Number, OpPattern, Rest, Result
 from irlab.text import printed_values
 from irlab.types import bf16, f32
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from irlab import Graph, GraphBuilder, Value, nn, p, prim
-from irlab.matching import MAX_NESTED_LOOPS, Match
+from irlab.matching import Match
+from irlab.matching.source import MAX_NESTED_LOOPS
 from irlab.ops.literals import constant
 from irlab.pattern import Pattern, PatternError
 from irlab.rewrite import find

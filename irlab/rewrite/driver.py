@@ -1,12 +1,4 @@
-"""Rules, and the driver that applies them greedily until none matches.
-
-    class FuseRMSNorm(Rule):
-        def pattern(self, x, w, eps): ...          # what to look for (see pattern.py)
-        def where(self, m: Match) -> bool | str: ...   # a last condition; a string is the reason for refusing
-        def rewrite(self, m: Match) -> Value: ...      # the expression that takes its place
-
-    rewrites = rewrite(graph, [FuseRMSNorm()])
-    rewrites.hits["fuse-rms-norm"]
+"""The greedy driver: which ops are visited, in which order, and how a replacement takes its place.
 
 Only ops of the classes that patterns begin with are visited. What a rewrite attaches, and what reads its result, is
 visited again; sweeps repeat until one changes nothing. Where several rules match one op, the first in the list wins.
@@ -14,79 +6,19 @@ visited again; sweeps repeat until one changes nothing. Where several rules matc
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from time import perf_counter, thread_time
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from .collector import paused
-from .errors import IRError, IrlabError
-from .forms import Outline, outline
-from .ir import UNKNOWN_LOC, Graph, Loc, Op, Value
-from .matching import Match, Matcher, compile_pattern
-from .pattern import Pattern, PatternError, Variable, variables
-
-__all__ = ["Match", "Rewrites", "Rule", "find", "rewrite"]
-
-_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-
-
-class Rule:
-    """A rewrite: a pattern, an optional condition, a replacement. `name` defaults to the class name in kebab case.
-
-    `pattern` takes the pattern's variables by name and returns what it looks for; a tuple has several roots.
-    `rewrite` gives the value that takes the place of the matched one: a new expression, or a value that is there
-    already. For an op with several results, or several roots, it gives a tuple, one value for each result.
-    """
-
-    name: ClassVar[str] = "rule"
-
-    def __init_subclass__(cls, name: str = "", **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        if name or "name" not in vars(cls):
-            cls.name = name or _WORD_BOUNDARY.sub("-", cls.__name__).lower()
-
-    def pattern(self, *variables: Any, **keywords: Any) -> Pattern | tuple[Pattern, ...]:
-        """What the rule looks for, written with `p` over its own parameters."""
-        raise PatternError(f"rule {self.name} has no pattern")
-
-    def where(self, m: Match) -> bool | str:
-        """A last condition on a complete match; False or a reason lets the matcher look for another one."""
-        return True
-
-    def rewrite(self, m: Match) -> Value | tuple[Value, ...]:
-        """The replacement."""
-        raise IRError(f"rule {self.name} has no replacement")
-
-    @cached_property
-    def patterns(self) -> tuple[Pattern, ...]:
-        """The roots of the pattern."""
-        return patterns_of(self.pattern, f"rule {self.name}")
-
-    @cached_property
-    def matchers(self) -> list[Matcher]:
-        """The compiled pattern; their `source` is Python."""
-        where = self.where if type(self).where is not Rule.where else None
-        return compile_pattern(self.patterns, self.name, where)
-
-
-def patterns_of(function: Callable[..., object], owner: str) -> tuple[Pattern, ...]:
-    """The pattern that a function of pattern variables describes."""
-    parameters = inspect.signature(function).parameters
-    made = function(*[Variable(name) for name in parameters])
-    roots = made if isinstance(made, tuple) else (made,)
-    if not all(isinstance(root, Pattern) for root in roots):
-        raise PatternError(f"{owner}: the pattern is {made!r}", "return what p builds")
-    used = {variable.name for variable in variables(roots)}
-    unused = [name for name in parameters if name not in used]
-    if unused:
-        raise PatternError(f"{owner}: the pattern never uses {', '.join(unused)}")
-    return roots
-
+from ..collector import paused
+from ..errors import IRError, IrlabError
+from ..forms import Outline, outline
+from ..ir import UNKNOWN_LOC, Graph, Loc, Op, Value
+from ..matching import Match, Matcher
+from .cycles import cycle_reason
+from .rule import Rule
 
 Observer: TypeAlias = Callable[[Rule, Match, "tuple[Value, ...]"], None]
 """Told of a rewrite: the rule, the match with its ops still in place, and the new values."""
@@ -347,83 +279,3 @@ class _Driver:
             "its replacement must not match the pattern again",
             op,
         )
-
-
-def cycle_reason(m: Match, new: tuple[Value, ...]) -> str:
-    """Why replacing the roots of `m` by `new` (still detached) would make a cycle; "" if it would not.
-
-    It would if the new expression reads a value that is computed from a root.
-    """
-    leaves = _leaves(new)
-    matched = set(m.ops)
-    for root in m.roots:
-        # What a root is computed from cannot be computed from it; this settles nearly every case near by.
-        suspects = [value for value in leaves if value not in _leaves(root.results, matched)]
-        if suspects and _depends(suspects, root):
-            where = f" at {root.loc.path}" if root.loc and root.loc.path else ""
-            return f"the replacement reads a value that depends on the matched {root.opname}{where}: a cycle"
-    return ""
-
-
-def _leaves(values: Iterable[Value], through: Container[Op] | None = None) -> dict[Value, None]:
-    """The values that `values` are computed from, seen through the ops in `through`, or through detached ops."""
-    leaves: dict[Value, None] = {}
-    seen: set[Op] = set()
-    stack = list(values)
-    while stack:
-        value = stack.pop()
-        op = value.op
-        if op is not None and (op.graph is None if through is None else op in through):
-            if op not in seen:
-                seen.add(op)
-                stack.extend([v for v in op.operands if v is not None])
-        else:
-            leaves[value] = None
-    return leaves
-
-
-def _depends(values: list[Value], root: Op) -> bool:
-    """Whether one of `values` is computed from `root`. Searches up from the values and down from the root by turns,
-    so that the smaller side bounds the work."""
-    up = {value.op for value in values if value.op is not None}
-    down = {root}
-    above, below = list(up), [root]
-    while above and below:
-        if not up.isdisjoint(down):
-            return True
-        if len(above) <= len(below):
-            read = [v.op for op in above for v in op.operands if v is not None and v.op is not None]
-            above = list(dict.fromkeys([op for op in read if op not in up]))
-            up.update(above)
-        else:
-            below = list({user: None for op in below for r in op.results for user in r.uses if user not in down})
-            down.update(below)
-    return not up.isdisjoint(down)
-
-
-def find(graph: Graph, pattern: Rule | type[Rule] | Pattern | Callable[..., Any]) -> Iterator[Match]:
-    """Every op of `graph` and its regions at which `pattern` matches: a rule, a pattern, or a function of pattern
-    variables. Nothing is rewritten; the graph may be changed between two matches."""
-    if isinstance(pattern, type) and issubclass(pattern, Rule):
-        pattern = pattern()
-    if isinstance(pattern, Rule):
-        matchers = pattern.matchers
-    elif isinstance(pattern, Pattern):
-        matchers = compile_pattern((pattern,), "find")
-    else:
-        matchers = compile_pattern(patterns_of(pattern, "find"), "find")
-    yield from _find(graph, matchers)
-
-
-def _find(graph: Graph, matchers: list[Matcher]) -> Iterator[Match]:
-    classes = dict.fromkeys(matcher.cls for matcher in matchers)
-    roots = [op for cls in classes for op in graph.find(cls)]
-    roots.sort(key=lambda op: op.seq)
-    for op in roots:
-        for matcher in matchers:
-            if op.graph is graph and matcher.cls is type(op) and (m := matcher.match(op)) is not None:
-                yield m
-                break
-    for holder in list(graph.region_ops()):
-        for region in holder.regions:
-            yield from _find(region, matchers)

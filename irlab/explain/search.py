@@ -1,128 +1,24 @@
-"""Why a rule did not match: `--why-not fuse-rms-norm`.
+"""A matcher that goes on after a failure, at one op with one form of a pattern.
 
-A second matcher, which walks the same pattern data as the compiled one in the same order, but goes on after a failure:
-the part of the pattern around it still counts, and the way of matching that gets furthest is the one reported.
-
-    >>> for miss in why_not(graph, FuseRMSNorm): print(miss)
-    prim.mul at model.norm: matched 5 of 6 pattern nodes; expected prim.rsqrt, found prim.sqrt
+It walks the same pattern data as the compiled one in the same order, but the part of the pattern around a failure still
+counts, and the way of matching that gets furthest is the one reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from .errors import IrlabError, UsageError
-from .forms import Form, anchor, forms, inside, matching_order, parent_counts, reach
-from .ir import Graph, Op, Value
-from .matching import Match, match_class
-from .ops.literals import Constant
-from .pattern import (
-    Maybe,
-    Named,
-    Number,
-    OpPattern,
-    Optional,
-    Pattern,
-    PatternError,
-    Predicate,
-    Rest,
-    Result,
-    Variable,
-    refusal,
-    variables,
-    walk,
-)
-from .places import find_ops
-from .rewrite import Rule, cycle_reason
+from ..forms import Form, anchor, inside, matching_order, parent_counts, reach
+from ..ir import Op, Value, place_of
+from ..matching import Match
+from ..ops.literals import Constant
+from ..pattern import PatternError, Variable
+from ..pattern.nodes import Maybe, Named, Number, OpPattern, Optional, Pattern, Predicate, Rest, Result, refusal
+from ..pattern.walk import walk
 
 PATIENCE: Final = 20_000
 """Pattern nodes tried at one root before the best explanation so far is taken."""
-
-
-@dataclass(frozen=True)
-class NearMiss:
-    """A root at which the rule matched in part. `op` is that root; `at` is the op at which it stopped."""
-
-    op: Op
-    matched: int
-    total: int
-    reason: str
-    at: Op
-
-    def __str__(self) -> str:
-        text = f"{_place(self.op)}: matched {self.matched} of {self.total} pattern nodes; {self.reason}"
-        return text if self.at is self.op else f"{text} ({_place(self.at)})"
-
-
-def why_not(graph: Graph, rule: Rule | type[Rule], at: str = "") -> list[NearMiss]:
-    """Where `rule` nearly matches in `graph` and its regions, furthest first; `at` keeps one op (`%12`, as text prints
-    it) or those whose location contains it.
-
-    An op of the root's class where nothing else matched is left out, unless there is nothing better to show. Raises
-    UsageError where `at` names nothing, or one op that the pattern cannot begin with.
-    """
-    rule = rule() if isinstance(rule, type) else rule
-    explainer = Explainer(rule.patterns, rule.where, rule)
-    found = [miss for root in _chosen(graph, explainer, rule, at) if (miss := explainer.near_miss(root))]
-    telling = [miss for miss in found if miss.matched > 1]
-    return sorted(telling or found, key=lambda miss: miss.matched - miss.total)
-
-
-def format_near_misses(rule: Rule | type[Rule], misses: list[NearMiss], limit: int = 12) -> str:
-    """Text for people; near misses with one reason are told once."""
-    name = rule.name
-    if not misses:
-        return f"{name}: no op that its pattern could begin with is left unmatched"
-    alike: dict[tuple[str, int, str, str], list[NearMiss]] = {}
-    for miss in misses:
-        alike.setdefault((miss.op.opname, miss.matched, miss.reason, miss.at.opname), []).append(miss)
-    if all(miss.matched <= 1 < miss.total for miss in misses):
-        lines = [f"{name}: no near miss; nothing but the op that its pattern begins with matches"]
-    else:
-        lines = [f"{name}: {len(misses)} near miss{'es' if len(misses) > 1 else ''}"]
-    for group in list(alike.values())[:limit]:
-        lines.append(f"  {group[0]}")
-        if len(group) > 1:
-            places = [place for miss in group[1:4] if (place := _path(miss.op))]
-            lines.append(f"      and {len(group) - 1} more like this" + (f": {', '.join(places)}" if places else ""))
-    if len(alike) > limit:
-        lines.append(f"  and {len(alike) - limit} other kinds")
-    return "\n".join(lines)
-
-
-def _roots(graph: Graph, explainer: Explainer) -> Iterator[Op]:
-    for cls in dict.fromkeys(form.roots[0].cls for form in explainer.forms):
-        yield from graph.find(cls)
-    for holder in list(graph.region_ops()):
-        for region in holder.regions:
-            yield from _roots(region, explainer)
-
-
-def _chosen(graph: Graph, explainer: Explainer, rule: Rule, at: str) -> list[Op]:
-    """The roots at `at`."""
-    roots = list(_roots(graph, explainer))
-    if not at:
-        return roots
-    places = set(find_ops(graph, at))
-    chosen = [root for root in roots if root in places]
-    if not chosen and at.startswith("%"):
-        (op,) = places
-        begins = " or ".join(dict.fromkeys(form.roots[0].cls.opname for form in explainer.forms))
-        raise UsageError(
-            f"{at} is the result of {op.opname}, and the pattern of {rule.name} begins with {begins}",
-            f"name a {begins} that is computed from {at}",
-        )
-    return chosen
-
-
-def _path(op: Op) -> str:
-    return op.loc.path if op.loc else ""
-
-
-def _place(op: Op) -> str:
-    return f"{op.opname} at {_path(op)}" if _path(op) else op.opname
 
 
 def _producer(value: Value) -> str:
@@ -152,60 +48,11 @@ class State(NamedTuple):
 States = Iterator[State]
 
 
-class Explainer:
-    """Matches one pattern, given as data, at one op after another."""
-
-    def __init__(self, patterns: tuple[Pattern, ...], where: Predicate | None = None, rule: Rule | None = None) -> None:
-        self.forms = forms(patterns)
-        self.where, self.rule = where, rule
-        self.names = tuple(dict.fromkeys(v.name for v in variables(patterns) if v.name))
-        self.matches = match_class(self.names, len(patterns))
-
-    def match(self, root: Op) -> Match | None:
-        """What the compiled matcher would find at `root`."""
-        for form in self.forms:
-            if form.roots[0].cls is type(root):
-                search = _Search(self, form, tolerant=False)
-                if search.run(root):
-                    return search.match
-        return None
-
-    def near_miss(self, root: Op) -> NearMiss | None:
-        """How near the pattern comes to matching at `root`; None where it matches."""
-        match = self.match(root)
-        if match is not None:
-            return self._declined(match)
-        best: NearMiss | None = None
-        for form in self.forms:
-            if form.roots[0].cls is type(root):
-                search = _Search(self, form, tolerant=True)
-                search.run(root)
-                reached, failure = search.best
-                miss = NearMiss(root, reached, search.total, failure.reason, failure.op)
-                if best is None or (miss.matched - miss.total, miss.matched) > (
-                    best.matched - best.total,
-                    best.matched,
-                ):
-                    best = miss
-        return best
-
-    def _declined(self, match: Match) -> NearMiss | None:
-        """A match that the driver leaves alone, because rewriting it would make a cycle."""
-        if self.rule is None or match.root_count == 1:
-            return None
-        try:
-            made = self.rule.rewrite(match)
-        except IrlabError:
-            return None
-        reason = cycle_reason(match, made if isinstance(made, tuple) else (made,))
-        return NearMiss(match.root, len(match.ops), len(match.ops), reason, match.root) if reason else None
-
-
-class _Search:
+class Search:
     """The search at one root with one form. A tolerant search goes on after the first failure of each way."""
 
-    def __init__(self, explainer: Explainer, form: Form, tolerant: bool) -> None:
-        self.explainer, self.form, self.tolerant = explainer, form, tolerant
+    def __init__(self, form: Form, matches: type[Match], where: Predicate | None, tolerant: bool) -> None:
+        self.form, self.matches, self.where, self.tolerant = form, matches, where, tolerant
         self.parents = parent_counts(form)
         nodes = walk(form.roots)
         # An optional wrapper is no pattern node of its own: it does not count.
@@ -462,7 +309,7 @@ class _Search:
                 continue
             if not inside(op, everything):
                 outside = next(user for r in op.results for user in r.uses if user not in everything)
-                reason = f"the value of {op.opname} is also used outside the match, by {_place(outside)}"
+                reason = f"the value of {op.opname} is also used outside the match, by {place_of(outside)}"
                 self.note(state._replace(matched=state.matched - {pattern}, failure=Failure(op, reason)))
                 return False
         roots = [ops[pattern] for pattern in form.roots]
@@ -475,7 +322,7 @@ class _Search:
             if len(set(roots)) < len(roots):
                 self.note(state._replace(failure=Failure(root, "two roots are one op")))
                 return False
-        match = object.__new__(self.explainer.matches)
+        match = object.__new__(self.matches)
         match.root = root
         rest = tuple(op for op in ops.values() if op not in roots)
         match._matched = (*roots, *rest, *state.constants)
@@ -483,10 +330,10 @@ class _Search:
         for variable, pattern in form.root_captures:
             made = ops[pattern]
             captures[variable.name] = made.results[0] if made else None
-        for name in self.explainer.names:
+        for name in self.matches.names:
             setattr(match, name, captures.get(name))
-        if self.explainer.where is not None:
-            reason_given = refusal(self.explainer.where(match))
+        if self.where is not None:
+            reason_given = refusal(self.where(match))
             if reason_given is not None:
                 self.note(state._replace(failure=Failure(root, f"where: {reason_given}")))
                 return False

@@ -1,19 +1,17 @@
 """How a pattern becomes a matcher: Python source, compiled once per rule, that walks an op and its producers.
 
-A matcher is a function `match(op) -> Match | None`. Its source is straight-line: every condition that fails goes to
-the next candidate of the innermost loop (`continue`), or gives up (`return None`). Loops try both orders of a
+A matcher is a function `match(op) -> Match | None`. Its source is straight-line. Loops try both orders of a
 commutative op, or a value with and without its optional wrapper. Tracebacks show the source; `Matcher.source` is it.
 A pattern with choices that such loops cannot express has several forms (forms.py), each with a matcher of its own.
 """
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-from .forms import (
+from ..forms import (
     Form,
     Outline,
     admits,
@@ -26,70 +24,13 @@ from .forms import (
     producers,
     reach,
 )
-from .ir import Op
-from .ops.literals import Constant
-from .pattern import (
-    Maybe,
-    Named,
-    Number,
-    OpPattern,
-    Optional,
-    Pattern,
-    PatternError,
-    Predicate,
-    Rest,
-    Result,
-    Variable,
-    refusal,
-    variables,
-)
-
-MAX_NESTED_LOOPS: Final = 16  # CPython allows 20 nested blocks in one function
-
-
-class Match:
-    """What a pattern matched. Captured values, numbers, attributes and flags are attributes by their names; those of
-    an alternative that was not taken are None."""
-
-    __slots__ = ("_matched", "root")
-
-    root: Op
-    _matched: tuple[Op | None, ...]
-    root_count = 1
-    names: tuple[str, ...] = ()
-
-    if TYPE_CHECKING:  # at run time, every pattern has a subclass with one slot per name
-
-        def __getattr__(self, name: str) -> Any: ...
-
-    @property
-    def ops(self) -> tuple[Op, ...]:
-        """Every matched op, the roots first."""
-        return tuple(dict.fromkeys([op for op in self._matched if op is not None]))
-
-    @property
-    def roots(self) -> tuple[Op, ...]:
-        """The ops whose results the rewrite replaces; one, unless the pattern is a tuple."""
-        return self.ops[: self.root_count]
-
-    @property
-    def captures(self) -> dict[str, Any]:
-        """Everything captured, by name."""
-        return {name: getattr(self, name) for name in self.names}
-
-    def __repr__(self) -> str:
-        return f"<match of {self.root!r}: {', '.join(f'{k}={v!r}' for k, v in self.captures.items())}>"
-
-
-def match_class(names: tuple[str, ...], root_count: int) -> type[Match]:
-    """The class of the matches of one pattern."""
-    taken = [name for name in names if hasattr(Match, name)]
-    if taken:
-        raise PatternError(f"a variable cannot be called {taken[0]!r}", "every match has an attribute of that name")
-    return type("Match", (Match,), {"__slots__": names, "names": names, "root_count": root_count})
-
-
-# Source
+from ..ir import Op
+from ..ops.literals import Constant
+from ..pattern import PatternError, Variable
+from ..pattern.nodes import Maybe, Named, Number, OpPattern, Optional, Pattern, Predicate, Rest, Result, refusal
+from ..pattern.walk import variables
+from .match import Match, match_class
+from .source import Continuation, Source
 
 
 @dataclass
@@ -114,95 +55,37 @@ def compile_pattern(patterns: tuple[Pattern, ...], name: str, where: Predicate |
     names = tuple(dict.fromkeys(v.name for v in variables(patterns) if v.name))
     matches = match_class(names, len(patterns))
     return [
-        _Writer(form, matches, where).compile(f"{name}#{i}" if i else name) for i, form in enumerate(forms(patterns))
+        _Writer(form, matches, where).matcher(f"{name}#{i}" if i else name) for i, form in enumerate(forms(patterns))
     ]
 
 
-Continuation = Callable[[], None]
-
-
-class _Writer:
+class _Writer(Source):
     """Writes the source of one matcher. Methods take the continuation that writes what follows a success."""
 
     def __init__(self, form: Form, matches: type[Match], where: Predicate | None) -> None:
-        self.form, self.matches = form, matches
-        self.scope: dict[str, Any] = {
-            "new": object.__new__,
-            "M": matches,
-            "Constant": Constant,
-            "refusal": refusal,
-            "inside": inside,
-            "reach": reach,
-        }
-        self.where = where
-        self.lines: list[str] = []
-        self.parts: list[str] = []  # finished functions
-        self.depth, self.loops, self.count = 1, 0, 0
-        self.locals: list[str] = ["op"]
+        super().__init__(
+            "op",
+            {
+                "new": object.__new__,
+                "M": matches,
+                "Constant": Constant,
+                "refusal": refusal,
+                "inside": inside,
+                "reach": reach,
+            },
+        )
+        self.form, self.matches, self.where = form, matches, where
         self.bound: dict[str, str] = {}
         self.ops: dict[OpPattern, str] = {}  # the local that holds the matched op
         self.matched: list[str] = []  # locals of matched ops; one may hold None, for an absent wrapper
         self.checks: list[str] = []  # conditions on uses that need every matched op
         self.parents = parent_counts(form)
 
-    def compile(self, name: str) -> Matcher:
+    def matcher(self, name: str) -> Matcher:
         self.root(0)
-        self.parts.append("\n".join(["def match(op):", *self.lines]))
-        source = "\n\n".join(self.parts) + "\n"
-        filename = f"<pattern {name}>"
-        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-        exec(compile(source, filename, "exec"), self.scope)
+        match, source = self.compile("match", f"pattern {name}")
         root = self.form.roots[0]
-        return Matcher(root.cls, self.scope["match"], source, root)
-
-    # Lines
-
-    def emit(self, line: str) -> None:
-        self.lines.append("    " * self.depth + line)
-
-    def fresh(self, stem: str) -> str:
-        self.count += 1
-        return f"{stem}{self.count}"
-
-    def assign(self, stem: str, expression: str) -> str:
-        """A new local that holds `expression`."""
-        self.locals.append(self.fresh(stem))
-        self.emit(f"{self.locals[-1]} = {expression}")
-        return self.locals[-1]
-
-    def constant(self, thing: object) -> str:
-        name = self.fresh("K")
-        self.scope[name] = thing
-        return name
-
-    def guard(self, condition: str) -> None:
-        """What follows happens only where `condition` holds."""
-        self.emit(f"if not ({condition}):")
-        self.emit("    continue" if self.loops else "    return None")
-
-    def loop(self, targets: list[str], candidates: str, then: Continuation) -> None:
-        if self.loops == MAX_NESTED_LOOPS:
-            self.outline(lambda: self.loop(targets, candidates, then))
-            return
-        self.locals += targets
-        self.emit(f"for {', '.join(targets)} in {candidates}:")
-        self.depth, self.loops = self.depth + 1, self.loops + 1
-        then()
-        self.depth, self.loops = self.depth - 1, self.loops - 1
-
-    def outline(self, then: Continuation) -> None:
-        """Go on in a function of its own, where loops count from zero."""
-        name, arguments = self.fresh("part"), ", ".join(self.locals)
-        self.emit(f"found = {name}({arguments})")
-        self.emit("if found is not None:")
-        self.emit("    return found")
-        saved = self.lines, self.depth, self.loops
-        self.lines, self.depth, self.loops = [f"def {name}({arguments}):"], 1, 0
-        then()
-        self.parts.append("\n".join(self.lines))
-        self.lines, self.depth, self.loops = saved
-
-    # Nodes
+        return Matcher(root.cls, match, source, root)
 
     def root(self, index: int) -> None:
         """Match root number `index` and those after it, then finish."""
