@@ -3,7 +3,7 @@
     with Activations() as store:
         walk = Walk(graph, batches, "cpu", store)
         for layer in walk.layers:
-            for _ in walk.collect(layer, statistics): ...     # what its matrices read (analysis.py)
+            for _ in walk.collect(layer, statistics): ...     # what its matrices read (analysis/)
             for _ in walk.advance(layer): ...                 # what the next layers read
 
 Both are generators of a step per batch, so that progress can be shown around them.
