@@ -30,17 +30,21 @@ class MeasuredUnits(PruneUnits):
     """Base of the passes that choose units by what the matrices that read them read."""
 
     allocate: Literal["uniform", "global"] = "uniform"
-    score: Score = "obs"
+    score: Score | None = None
     refit: bool = True
     damping: Damping = 0.01
     _gradients: dict[str, Doubles] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def _score(self) -> Score:
+        return self.score or ("obs" if self.refit else "activation")
+
     def needs(self) -> tuple[type[Analysis], ...]:
-        return (InputHessian,) if self.refit or self.score != "magnitude" else ()
+        return (InputHessian,) if self.refit or self._score != "magnitude" else ()
 
     def prepare(self, module: Module, ctx: Context) -> None:
         super().prepare(module, ctx)
-        if self.score == "taylor" and not ctx.is_plan:
+        if self._score == "taylor" and not ctx.is_plan:
             gradients = ctx.analysis(OutputGradient)
             names = {place.weight for cut in self._cuts(AxisAnalysis(module.graph)) for place in cut.readers()}
             self._gradients.update({name: gradients[name].mean_square for name in names})
@@ -113,14 +117,14 @@ class MeasuredUnits(PruneUnits):
         names: list[str],
     ) -> tuple[Indices, Doubles]:
         """The units that go, and the readers with those that stay making up for them."""
-        if self.score == "obs":
+        if self._score == "obs":
             found = eliminate(weight, hessian, units, cut.classes, removals, self.damping)
             return found.removed, found.weight
-        if self.score == "magnitude":
+        if self._score == "magnitude":
             scores = magnitudes(cut, axes, weights)
         else:
             rows: Doubles = np.ones(len(weight))
-            if self.score == "taylor":
+            if self._score == "taylor":
                 rows = np.concatenate([self._gradients[name] for name in names])
             columns = (np.square(weight) * rows[:, None]).sum(0) * np.diagonal(hessian)
             scores = np.bincount(units[units >= 0], columns[units >= 0], len(cut.classes)).astype(np.float64)

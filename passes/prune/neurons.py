@@ -32,9 +32,10 @@ class PruneNeurons(
     `ratio`: the share of neurons that goes; or `size`: the bytes that all weights may take; or `speedup`: by how much
     fewer bytes are to be read. `allocate`: uniform, the same share everywhere, or global, where it costs the loss least
     (by gradients). `multiple`: widths that are left are multiples of it; by default of the blocks of the targets'
-    formats, 256 or 32, where the width allows it. `score`: obs leaves out what the others can best make up for (Hassibi
-    & Stork 1992); activation is |W_j|^2 E[x_j^2] (An et al. 2023, FLAP), taylor weights its rows by squared gradients
-    of the loss (Molchanov et al. 2019), magnitude needs no data. `refit`: the matrix after the neurons is fitted to its
+    formats, 256 or 32, where the width allows it. `score` (none: obs with refit,
+    activation without): obs leaves out what the others can best make up for (Hassibi & Stork 1992); activation is
+    |W_j|^2 E[x_j^2] (An et al. 2023, FLAP), taylor weights its rows by squared gradients of the loss (Molchanov et al.
+    2019), magnitude needs no data. `refit`: the matrix after the neurons is fitted to its
     old output by least squares (Lin et al. 2024, MoDeGPT); `damping` is added to the diagonal of the Hessian, relative
     to its mean.
     """

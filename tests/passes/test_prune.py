@@ -136,6 +136,16 @@ def test_other_scores(module: Module, ids: np.ndarray, tmp_path: Path, score: st
     assert sizes(new, "neurons") == [96] * 3
 
 
+def test_what_nobody_makes_up_for_is_not_scored_as_if_somebody_did(
+    module: Module, ids: np.ndarray, tmp_path: Path
+) -> None:
+    by_default, by_activation, by_obs = (
+        loss(run(module, f"prune-neurons{{ratio=0.25 refit=false{score}}}", ids, tmp_path)[0], module, ids)
+        for score in ("", " score=activation", " score=obs")
+    )
+    assert by_default == by_activation < by_obs
+
+
 def test_what_was_computed_is_read_again(module: Module, ids: np.ndarray, tmp_path: Path) -> None:
     pipeline = "prune-heads{ratio=0.5},prune-neurons{ratio=0.25},quantize{method=gptq}"
     first, records = run(module, pipeline, ids, tmp_path)
