@@ -21,6 +21,9 @@ from .ops import nn, prim
 Batch: TypeAlias = "dict[str, npt.NDArray[Any]]"
 """Inputs by name; ids are i64[samples, length]."""
 
+NewIds: TypeAlias = "npt.NDArray[np.int64]"
+"""What ids have become, by the old one: i64[tokens], -1 for a token that is gone."""
+
 BATCH_TOKENS: Final = 2048
 """About how many tokens run at a time: bounds the activations of a layer."""
 
@@ -48,14 +51,16 @@ class Sample:
         if self.tokens < 1 or self.length < 2:
             raise UsageError(f"{self.tokens} tokens in pieces of {self.length} are no sample")
 
-    def batches(self, module: Module, seed: int = 0) -> list[Batch]:
-        """The batches to run `module` on. Raises InputError where they cannot be had."""
+    def batches(self, module: Module, seed: int = 0, new_ids: NewIds | None = None) -> list[Batch]:
+        """The batches to run `module` on. Where the source has ids, they are changed to `new_ids`, and pieces with tokens
+        that are gone left out. Raises InputError where nothing can be had."""
         if isinstance(self.source, Mapping):
-            return _table_batches({name: np.asarray(values) for name, values in self.source.items()})
+            table = {name: np.asarray(values) for name, values in self.source.items()}
+            return _table_batches(table if new_ids is None else _renumbered_table(table, new_ids))
         if "input_ids" not in {value.name for value in module.graph.inputs}:
             raise InputError("text runs through graphs that read input_ids", "give a table of inputs instead (Python)")
         length = min(self.length, _longest(module))
-        rows, what = self._rows(module, length, seed)
+        rows, what = self._rows(module, length, seed, new_ids)
         vocabulary = _vocabulary(module.graph)
         for row in rows:
             if row.size and not 0 <= int(row.min()) <= int(row.max()) < vocabulary:
@@ -68,7 +73,9 @@ class Sample:
             raise InputError(f"{what} is too short: {total} tokens, at least {LEAST_TOKENS} are needed")
         return _batches_of_rows(rows)
 
-    def _rows(self, module: Module, length: int, seed: int) -> tuple[list[npt.NDArray[np.int64]], str]:
+    def _rows(
+        self, module: Module, length: int, seed: int, new_ids: NewIds | None
+    ) -> tuple[list[npt.NDArray[np.int64]], str]:
         """Samples of ids, and what they were made from in words."""
         source = self.source
         if isinstance(source, str) and source == "self":
@@ -77,10 +84,12 @@ class Sample:
             count = max(1, self.tokens // length)
             return list(sample(module, count, length, seed=seed)), "the model's own text"
         if not isinstance(source, str | Path):
-            return _cut(_ids(source, "the calibration ids"), self.tokens, length), "the calibration ids"
+            rows, what = _ids(source, "the calibration ids"), "the calibration ids"
+            return _renumbered(_cut(rows, self.tokens, length), new_ids, what), what
         path = Path(source)
         if path.suffix in (".npy", ".json"):
-            return _cut(_ids(_read_ids(path), str(path)), self.tokens, length), str(path)
+            rows = _cut(_ids(_read_ids(path), str(path)), self.tokens, length)
+            return _renumbered(rows, new_ids, str(path)), str(path)
         text = read_text(path, self.tokens * _BYTES_PER_TOKEN)
         return _tokenise(module, text, path, self.tokens, length), str(path)
 
@@ -145,6 +154,38 @@ def _cut(rows: Sequence[npt.NDArray[np.int64]], tokens: int, length: int) -> lis
             found.append(row[start : start + min(length, row.size)])
             tokens -= found[-1].size
     return found
+
+
+def renumbered(ids: npt.NDArray[np.int64], new_ids: NewIds) -> npt.NDArray[np.int64]:
+    """`ids` as they are by now; -1 stays."""
+    found: npt.NDArray[np.int64] = np.where(ids < 0, -1, new_ids[ids])
+    return found
+
+
+def _renumbered(rows: list[npt.NDArray[np.int64]], new_ids: NewIds | None, what: str) -> list[npt.NDArray[np.int64]]:
+    """Rows of ids as they are by now, without those that have tokens which are gone."""
+    if new_ids is None:
+        return rows
+    for row in rows:
+        if row.size and not 0 <= int(row.min()) <= int(row.max()) < len(new_ids):
+            raise InputError(f"{what} holds tokens that the model never knew: it knew 0 to {len(new_ids) - 1}")
+    found = [row for row in (renumbered(row, new_ids) for row in rows) if (row >= 0).all()]
+    if not found:
+        raise InputError(
+            f"every piece of {what} has tokens that are gone", "let prune-vocab keep those of this data too"
+        )
+    return found
+
+
+def _renumbered_table(table: Batch, new_ids: NewIds) -> Batch:
+    """The samples of a table whose input_ids have no token that is gone, with ids as they are by now."""
+    if "input_ids" not in table:
+        return table
+    rows = renumbered(table["input_ids"], new_ids)
+    whole = (rows >= 0).reshape(len(rows), -1).all(1)
+    if not whole.any():
+        raise InputError("every sample has tokens that are gone", "let prune-vocab keep those of this data too")
+    return {name: (rows if name == "input_ids" else values)[whole] for name, values in table.items()}
 
 
 def _read_ids(path: Path) -> object:

@@ -25,7 +25,7 @@ from .timing import Clock, Span
 
 if TYPE_CHECKING:
     from .analysis import A
-    from .calibration import Batch, Sample
+    from .calibration import Batch, NewIds, Sample
     from .collect import Kept
     from .rewrite import Match, Observer, Rule
     from .target import Backend
@@ -251,6 +251,8 @@ class Context:
     tell: Callable[[str], None] = lambda text: None
     manager: PassManager = field(init=False, repr=False)
     rewrites: int = field(default=0, init=False)
+    new_ids: NewIds | None = field(default=None, init=False, repr=False)
+    """What the ids of tokens have become, where a pass changed them."""
     _batches: list[Batch] | None = field(default=None, init=False, repr=False)
     record: PassRecord = field(default_factory=lambda: PassRecord(""), init=False)
 
@@ -316,8 +318,21 @@ class Context:
             who = f"{self.record.name}: " if self.record.name else ""
             raise InputError(f"{who}calibration data is needed", "give --calibration TEXTFILE (or self)")
         if self._batches is None:
-            self._batches = self.calibration.batches(module, self.seed)
+            self._batches = self.batches(self.calibration, module)
         return self._batches
+
+    def batches(self, sample: Sample, module: Module) -> list[Batch]:
+        """`sample` as inputs of `module`, which ids are as they are by now."""
+        return sample.batches(module, self.seed, self.new_ids)
+
+    def renumber_tokens(self, module: Module, new_ids: NewIds, follow: Callable[[Module], Module]) -> None:
+        """Tell, before `module` changes, that its tokens have other ids from now on. What it is compared with becomes
+        what `follow` makes of that, so that it reads the same ids, and data is read anew."""
+        from .calibration import renumbered
+
+        self.manager.original = follow(self.manager.original or module)
+        self.new_ids = new_ids if self.new_ids is None else renumbered(self.new_ids, new_ids)
+        self._batches = None
 
     @property
     def cache(self) -> Path:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .activations import Activations
-from .calibration import Batch, Sample
+from .calibration import Batch, NewIds, Sample
 from .errors import InputError
 from .ir import Graph, Module
 from .passmgr import Instrument
@@ -159,12 +159,14 @@ class EvaluateEach(Instrument):
     """Measures the model before the first lossy pass and after each of them; `note` is told (name, quality).
 
     Exact passes before the first lossy one do not count: what they make is the original that later ones are held to.
+    Where tokens go, the original too is held to those that are left.
     """
 
     def __init__(self, sample: Sample, ctx: Context, note: Callable[[str, Quality], None]) -> None:
         self._sample, self._ctx, self._note = sample, ctx, note
         self._batches: list[Batch] | None = None
         self._original: Logits | None = None
+        self._new_ids: NewIds | None = None
         self._depth = 0
 
     def before_pass(self, step: Pass, module: Module) -> None:
@@ -175,6 +177,8 @@ class EvaluateEach(Instrument):
     def after_pass(self, step: Pass, module: Module, record: PassRecord) -> None:
         self._depth -= 1
         if step.exactness == "lossy" and not self._depth:
+            if self._ctx.new_ids is not self._new_ids:
+                self._renumber(module)
             found = quality(module, self.batches(module), self._ctx, self._original)
             found.predicted_kl = record.metrics.get("predicted_kl")
             record.metrics.update(found.as_dict())
@@ -186,8 +190,15 @@ class EvaluateEach(Instrument):
     def batches(self, module: Module) -> list[Batch]:
         """The text as inputs."""
         if self._batches is None:
-            self._batches = self._sample.batches(module, self._ctx.seed)
+            self._batches = self._ctx.batches(self._sample, module)
         return self._batches
+
+    def _renumber(self, module: Module) -> None:
+        """Compare with what the original says of the tokens that are left, on text that is cut into those."""
+        original = self._ctx.manager.original
+        assert original is not None
+        self._new_ids, self._batches = self._ctx.new_ids, None
+        self._original = Logits(original.clone().graph, self.batches(module), self._ctx, Activations())
 
     def finish(self, module: Module) -> None:
         """After all passes: measure a module that no lossy pass changed."""

@@ -19,7 +19,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .analysis import Analysis, LayerStatistics, OriginalInputs
@@ -39,10 +38,13 @@ if TYPE_CHECKING:
 class LayerPass(Pass):
     """A pass that changes the weights of one layer at a time, by what calibration data shows of it.
 
-    `alone`: it changes which matrices there are, so that passes after it need a sweep of their own.
+    `alone`: it changes which matrices there are, so that passes after it need a sweep of their own. `changes_inputs`:
+    it changes what matrices read (which channels there are, or how large they are), so that passes after it that
+    compare inputs with those of the original need one.
     """
 
     alone: ClassVar[bool] = False
+    changes_inputs: ClassVar[bool] = False
 
     @abstractmethod
     def needs(self) -> tuple[type[Analysis], ...]:
@@ -128,17 +130,23 @@ class Sweep(Pass, name="sweep", exactness="lossy"):
 
 
 def shared(passes: Iterable[Pass]) -> Iterator[Pass]:
-    """`passes`, with neighbouring layer passes as one `Sweep`."""
-    for in_sweep, run in groupby(passes, _may_share):
-        steps = list(run)
-        if in_sweep and len(steps) > 1:
-            yield Sweep.of(step for step in steps if isinstance(step, LayerPass))
+    """`passes`, with neighbouring layer passes as one `Sweep` where they may share it."""
+    run: list[LayerPass] = []
+    for step in passes:
+        if isinstance(step, LayerPass) and step.needs() and not step.alone:
+            if OriginalInputs in step.needs() and any(before.changes_inputs for before in run):
+                yield from _together(run)
+                run = []
+            run.append(step)
         else:
-            yield from steps
+            yield from _together(run)
+            yield step
+            run = []
+    yield from _together(run)
 
 
-def _may_share(step: Pass) -> bool:
-    return isinstance(step, LayerPass) and bool(step.needs()) and not step.alone
+def _together(run: list[LayerPass]) -> Sequence[Pass]:
+    return [Sweep.of(run)] if len(run) > 1 else run
 
 
 Recorded = Sequence[tuple[LayerPass, PassRecord]]

@@ -41,7 +41,6 @@ class Heal(
     name="heal",
     exactness="lossy",
     requires={"fuse": "it trains the weights of nn ops"},
-    before={"prune-vocab": "the teacher would read ids of the whole vocabulary"},
 ):
     """Trains what is left of a model to predict what it predicted before: distillation of logits and hidden states.
 
@@ -128,7 +127,7 @@ class Heal(
             batches = ctx.calibration_batches(module)
         else:
             length = ctx.calibration.length if ctx.calibration is not None else 512
-            batches = Sample(self.data, tokens=ALL, length=length).batches(module, ctx.seed)
+            batches = ctx.batches(Sample(self.data, tokens=ALL, length=length), module)
         if len(batches) < _LEAST_BATCHES:
             hint = "give a longer text, or more of it with --calibration-tokens"
             raise InputError(f"heal: {_size(batches):,} tokens are too few to train on", hint)

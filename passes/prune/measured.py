@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from irlab.weights import Array, WeightSymbol, numpy_dtype
 @dataclass(frozen=True)
 class MeasuredUnits(PruneUnits):
     """Base of the passes that choose units by what the matrices that read them read."""
+
+    changes_inputs: ClassVar[bool] = True
 
     allocate: Literal["uniform", "global"] = "uniform"
     score: Score | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+import irlab
 from irlab.axes import AxisAnalysis, Group, cut, describe_groups, resize
 from irlab.axes.rules import INDEXED
 from irlab.calibration import read_text
@@ -63,11 +65,17 @@ class PruneVocabulary(
         out = ctx.cache / "tokenizers" / fingerprint(str(source), tokenizer, kept)
         if not out.is_dir():
             write_tokenizer(source, out, tokenizer, new_id)
-        weights = module.weights
-        names = dict.fromkeys(place.weight for group in groups for place in group.places)
-        indices = {group.leaf: np.array(kept, np.intp) for group in groups}
-        symbols = {n: WeightSymbol(n, cut(weights[n], axes.of_weight(n), indices)) for n in names}
-        resize(module.graph, axes, {leaf: len(kept) for leaf in indices}, symbols)
+
+        def follow(original: Module) -> Module:
+            fused = irlab.run(original, "fuse")
+            _keep(fused, kept, self.name)
+            fused.metadata["tokenizer"] = str(out)
+            return fused
+
+        ids = np.full(rows, -1)
+        ids[kept] = np.arange(len(kept))
+        ctx.renumber_tokens(module, ids, follow)
+        _keep(module, kept, self.name)
         module.metadata["tokenizer"] = str(out)
         for name in ("config", "generation_config"):
             if module.metadata.get(name):
@@ -86,6 +94,16 @@ class PruneVocabulary(
         if wrong is not None:
             raise InputError(f"{self.name}: {file} names the token {wrong}, the model knows 0 to {size - 1}")
         return ids
+
+
+def _keep(module: Module, kept: Sequence[int], owner: str) -> None:
+    """Leave out all tokens but `kept`, in place."""
+    axes, weights = AxisAnalysis(module.graph), module.weights
+    groups = _vocabularies(module, axes, owner)
+    names = dict.fromkeys(place.weight for group in groups for place in group.places)
+    indices = {group.leaf: np.array(kept, np.intp) for group in groups}
+    symbols = {n: WeightSymbol(n, cut(weights[n], axes.of_weight(n), indices)) for n in names}
+    resize(module.graph, axes, {leaf: len(kept) for leaf in indices}, symbols)
 
 
 def _vocabularies(module: Module, axes: AxisAnalysis, owner: str) -> list[Group]:

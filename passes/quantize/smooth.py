@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,8 @@ class SmoothQuant(
     statistics predict, rounding both to 8 bits loses least; 0 and no folding among them.
     `copy-norms`: a norm that the residual stream reads as well (BERT) is computed twice, and the copy is folded into.
     """
+
+    changes_inputs: ClassVar[bool] = True
 
     alpha: Annotated[float, Bounds(0, 1)] | Literal["search"] = 0.5
     copy_norms: bool = field(default=True, metadata={"text": "copy-norms"})
