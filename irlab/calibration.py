@@ -52,8 +52,8 @@ class Sample:
             raise UsageError(f"{self.tokens} tokens in pieces of {self.length} are no sample")
 
     def batches(self, module: Module, seed: int = 0, new_ids: NewIds | None = None) -> list[Batch]:
-        """The batches to run `module` on. Where the source has ids, they are changed to `new_ids`, and pieces with tokens
-        that are gone left out. Raises InputError where nothing can be had."""
+        """The batches to run `module` on. Where the source has ids, they become `new_ids`, and pieces with tokens that
+        are gone are left out. Raises InputError where nothing can be had."""
         if isinstance(self.source, Mapping):
             table = {name: np.asarray(values) for name, values in self.source.items()}
             return _table_batches(table if new_ids is None else _renumbered_table(table, new_ids))
