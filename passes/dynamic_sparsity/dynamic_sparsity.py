@@ -16,7 +16,7 @@ from irlab.low_rank import spell_out
 from irlab.ops import nn
 from irlab.options import Bounds
 from irlab.passes.dynamic_sparsity.magnitudes import InputMagnitudes
-from irlab.passes.quantize.selection import require_matches, select_matrices
+from irlab.passes.quantize.selection import note_experts, require_matches, select_matrices
 from irlab.passmgr import Context, Pass, note
 from irlab.weight_uses import graphs
 from irlab.weights import WeightSymbol, check_finite, static_shape
@@ -72,6 +72,7 @@ class DynamicSparsity(
             )
         wanted = {name: self.at(name).sparsity for name in matrices}
         note(module, NO_GAIN)
+        note_experts(module, self.name)
         if ctx.is_plan:
             thresholds = dict.fromkeys(wanted, 0.0)
         else:

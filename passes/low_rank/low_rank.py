@@ -22,6 +22,7 @@ from irlab.passes.low_rank.ranks import Spectrum, allocated, holding, uniform
 from irlab.passes.quantize.gptq import Damping
 from irlab.passes.quantize.selection import (
     before_encoding,
+    note_experts,
     require_matches,
     require_plain,
     select_matrices,
@@ -102,6 +103,7 @@ class LowRank(
         ranks = {name: rank for name in matrices if (rank := self.at(name).rank) is not None}
         require_ranks(self.name, ranks, matrices)
         note(module, NEEDS_REPAIR)
+        note_experts(module, self.name)
         if self.needs() and not ctx.is_plan:
             return
         step = self if ctx.is_plan else self.decided(module, ctx)

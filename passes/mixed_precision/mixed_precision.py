@@ -21,7 +21,7 @@ from irlab.passes.mixed_precision.plan import Plan, PlannedWeight
 from irlab.passes.mixed_precision.sizes import Sizes, following
 from irlab.passes.quantize.gptq import Damping
 from irlab.passes.quantize.quantize import Quantize
-from irlab.passes.quantize.selection import Candidate, candidates, excluded, require_matches
+from irlab.passes.quantize.selection import Candidate, candidates, excluded, note_experts, require_matches
 from irlab.passmgr import Context
 from irlab.sweep import LayerPass
 from irlab.weights import WeightSymbol, static_shape
@@ -113,6 +113,7 @@ class MixedPrecision(LayerPass, name="mixed-precision", exactness="lossy"):
     def planned(self, module: Module, ctx: Context) -> Plan:
         """What each weight is to be stored as. Raises InputError where the goal cannot be reached."""
         require_matches(self.exclude, module, self.name)
+        note_experts(module, self.name)
         chosen = [c for c in candidates(module.graph) if not excluded(c.symbol.name, self.exclude)]
         if not chosen:
             raise InputError(

@@ -13,7 +13,7 @@ from irlab.ir import Graph, Module, Op, Value, Weight
 from irlab.ops import nn, prim
 from irlab.ops.nn import NNOp
 from irlab.options import Bounds
-from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, require_matches
+from irlab.passes.quantize.selection import Role, candidates, encode_weights, excluded, note_experts, require_matches
 from irlab.passmgr import Context, Pass
 from irlab.types import f32, tensor
 from irlab.weight_uses import graphs
@@ -82,6 +82,7 @@ class QuantizeActivations(
 
     def run(self, module: Module, ctx: Context) -> None:
         require_matches(self.exclude, module, self.name)
+        note_experts(module, self.name)
         self._encode(module, ctx)
         rounding = Rounding(self, ctx, self._zero_points(ctx))
         if self.mode == "static" and not ctx.is_plan:

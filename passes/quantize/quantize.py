@@ -71,6 +71,8 @@ class Quantize(
     are stored; i8 quantises them once more. What is left out is as in the table.
     `exclude`: names of weights to leave alone (`*` and `?` match).
     `embeddings`: the scheme for embedding tables and heads tied to them; none leaves them alone.
+    The matrices of experts are encoded too, each expert by itself: by hqq with hqq, by rtn with every other method.
+    What chooses experts stays as it is.
     `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, or keep it as it is.
 
     `mix`: a file type of llama.cpp (q4_k_m): every matrix and table gets the type that it has there, in place of
@@ -182,7 +184,7 @@ class Quantize(
     def _chosen(self, graph: Graph, counts: Counter[str]) -> dict[str, Encoding]:
         """The encodings of the weights to encode; `counts` why others stay as they are."""
         chosen: dict[str, Encoding] = {}
-        for candidate in candidates(graph):
+        for candidate in candidates(graph, stacks=True):
             name = candidate.symbol.name
             encoding = self._mixed.get(name) if self.mix else self.at(name)._encoding(candidate.role)
             if encoding is None:

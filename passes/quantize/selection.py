@@ -11,9 +11,10 @@ from fnmatch import fnmatchcase
 
 from irlab.encodings import Encoding
 from irlab.errors import InputError
-from irlab.ir import Graph, Module
+from irlab.ir import Graph, Module, Op
 from irlab.ops import nn, prim
 from irlab.ops.nn import NNOp
+from irlab.passmgr import note
 from irlab.weight_uses import WeightUses, graphs, replace_weights, weight_uses
 from irlab.weights import Encode, Recipe, WeightSymbol, static_shape
 
@@ -24,6 +25,8 @@ class Role(Enum):
     MATRIX = "matrix"
     EMBEDDING = "embedding"
     """A table of rows; also one that is tied to an output head."""
+    STACK = "stack"
+    """The matrices of several experts in one tensor."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,18 @@ class Candidate:
     """Whether it is both a table of rows and a matrix of a product."""
 
 
-def candidates(graph: Graph, *, encoded: bool = False) -> list[Candidate]:
+def candidates(graph: Graph, *, encoded: bool = False, stacks: bool = False) -> list[Candidate]:
     """The weights that are read as matrices of products or as embedding tables, and in no other way, and that are
-    plain floats now; or those that are `encoded`."""
+    plain floats now; or those that are `encoded`. With `stacks` also those that hold the matrices of experts. What
+    chooses experts is never among them."""
     found = []
     for uses in weight_uses(graph).values():
         kind = uses.symbol.type
         roles = _roles(uses)
-        if roles and (kind.encoding is not None) == encoded and kind.dtype.is_float:
+        wanted = roles and (stacks or Role.STACK not in roles)
+        if wanted and (kind.encoding is not None) == encoded and kind.dtype.is_float:
             # A head that is tied to the embedding goes where the embedding goes.
-            role = Role.EMBEDDING if Role.EMBEDDING in roles else Role.MATRIX
+            role = next(role for role in (Role.EMBEDDING, Role.STACK, Role.MATRIX) if role in roles)
             found.append(Candidate(uses.symbol, role, len(roles) > 1))
     return found
 
@@ -67,6 +72,19 @@ def select_matrices(
         elif counts is not None:
             counts[reason] += 1
     return found
+
+
+def note_experts(module: Module, owner: str) -> None:
+    """Say that the matrices of experts, where `module` has some, are none that `owner` changes."""
+    if any(
+        c.role is Role.STACK
+        for encoded in (False, True)
+        for c in candidates(module.graph, encoded=encoded, stacks=True)
+    ):
+        note(
+            module,
+            f"{owner} leaves the matrices of experts as they are: tokens choose among them, which it does not know",
+        )
 
 
 def before_encoding(reason: str = "codes are fixed once they are found") -> dict[str, str]:
@@ -128,14 +146,23 @@ def encode_weights(
                 each.replace(op, prim.cast(nn.embedding(op.ids, op.weight), before.dtype))
 
 
+def _is_router(op: Op) -> bool:
+    """Whether `op` chooses experts: its matrix is small, and errors of it send tokens elsewhere."""
+    return isinstance(op, nn.Linear) and any(isinstance(u, nn.MoE) and u.logits is op.result for u in op.result.uses)
+
+
 def _roles(uses: WeightUses) -> set[Role]:
     """What the uses make of a weight; nothing where one of them is neither."""
     roles = set()
     for op, operand in uses.users:
         if isinstance(op, nn.Embedding) and operand == "weight":
             roles.add(Role.EMBEDDING)
+        elif _is_router(op):
+            return set()
         elif isinstance(op, NNOp) and operand in op.matrices:
             roles.add(Role.MATRIX)
+        elif isinstance(op, NNOp) and operand in op.stacks:
+            roles.add(Role.STACK)
         else:
             return set()
     return roles

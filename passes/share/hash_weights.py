@@ -19,6 +19,7 @@ from irlab.passes.quantize.gptq import Damping
 from irlab.passes.quantize.selection import (
     before_encoding,
     encode_weights,
+    note_experts,
     require_fit,
     require_matches,
     require_plain,
@@ -80,6 +81,7 @@ class HashWeights(
         if not chosen:
             raise InputError("hash-weights: no weight of the graph is a matrix of a linear layer", "run fuse before it")
         note(module, STORAGE_ONLY)
+        note_experts(module, self.name)
         if ctx.is_plan:
             encode_weights(module.graph, chosen)
         ctx.note_rewrites({"hash": len(chosen)})

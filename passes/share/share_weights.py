@@ -19,6 +19,7 @@ from irlab.passes.quantize.gptq import Compensation, Damping, compensated_codes
 from irlab.passes.quantize.selection import (
     before_encoding,
     encode_weights,
+    note_experts,
     require_fit,
     require_matches,
     require_plain,
@@ -88,6 +89,7 @@ class ShareWeights(LayerPass, name="share-weights", exactness="lossy", before=be
                 "share-weights: no weight of the graph is a matrix of a linear layer", "run fuse before it"
             )
         note(module, STORAGE_ONLY)
+        note_experts(module, self.name)
         if not self.needs() or ctx.is_plan:
             encode_weights(module.graph, chosen)
             counts["share"] += len(chosen)

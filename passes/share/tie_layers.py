@@ -10,6 +10,7 @@ from irlab.errors import InputError, UsageError
 from irlab.ir import Graph, Module
 from irlab.passes.quantize.selection import (
     before_encoding,
+    note_experts,
     require_matches,
     require_plain,
     select_matrices,
@@ -81,6 +82,7 @@ class TieLayers(Pass, name="tie-layers", exactness="lossy", before=before_encodi
                     tied |= self._tied(members, f"{stack}.*.{rest}")
         replace_weights(module.graph, tied)
         note(module, NEEDS_REPAIR)
+        note_experts(module, self.name)
         ctx.note_rewrites({"tie": len(tied)})
 
     def _tied(self, members: list[WeightSymbol], where: str) -> dict[str, WeightSymbol]:

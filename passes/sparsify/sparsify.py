@@ -17,6 +17,7 @@ from irlab.options import Bounds
 from irlab.passes.quantize.gptq import Compensation, Damping
 from irlab.passes.quantize.selection import (
     before_encoding,
+    note_experts,
     require_matches,
     require_plain,
     select_matrices,
@@ -107,6 +108,7 @@ class Sparsify(
                 hint = f"exclude={name}, or pattern=none"
                 raise InputError(f"sparsify: weight '{name}': rows of {columns} are not groups of {keep_of}", hint)
         note(module, NO_GAIN)
+        note_experts(module, self.name)
         if self.needs() and ctx.is_plan:
             replace_weights(module.graph, pending(chosen))
         elif not self.needs():
