@@ -93,6 +93,7 @@ def run(
     """
     from .calibration import Sample
     from .instruments import VerifyEach
+    from .rehearsal import rehearsed
 
     new = module.clone()
     sample = None if calibration is None else Sample(calibration, calibration_tokens, calibration_length)
@@ -107,6 +108,8 @@ def run(
         cache_dir=cache,
     )
     passes = build_pipeline(pipeline, outputs)
+    if sample is not None:
+        rehearsed(new, passes, ctx)  # what a later pass refuses is known before an earlier one computes
     PassManager(passes, ctx, (VerifyEach(),) if instruments is None else instruments).run(new)
     return new
 

@@ -35,11 +35,16 @@ def collect_rows(
     kinds: Sequence[type[RowAnalysis | OriginalInputs]],
     of: Collection[str] | None = None,
     original: Original | None = None,
+    without: Collection[str] = frozenset(),
 ) -> Generator[None, None, LayerStatistics]:
-    """What the matrices of `layer` (those named in `of`) read, in the facts of `kinds`; a step for each batch.
-    `original` has entered the layer, for facts about what was read before."""
+    """What the matrices of `layer` (those named in `of`, none of `without`) read, in the facts of `kinds`; a step for
+    each batch. `original` has entered the layer, for facts about what was read before."""
     piece = tapped(layer)
-    chosen = {tap: key for tap, key in zip(piece.taps, tap_keys(piece.taps)) if of is None or of & set(tap.weights)}
+    chosen = {
+        tap: key
+        for tap, key in zip(piece.taps, tap_keys(piece.taps))
+        if (of is None or of & set(tap.weights)) and not without >= set(tap.weights)
+    }
     facts: dict[type[RowAnalysis | OriginalInputs], dict[str, Any]] = {kind: {} for kind in kinds}
     if chosen and kinds:
         piece.graph.set_outputs({tap.name: tap.linears[0].x for tap in chosen})
@@ -57,7 +62,7 @@ def collect_rows(
                     else:
                         fact.add(rows)
             yield
-    weights = taps_by_weight(chosen)
+    weights = {name: taps for name, taps in taps_by_weight(chosen).items() if name not in without}
     return LayerStatistics({kind: ByWeight(kind, found, weights) for kind, found in facts.items()}, layer.weights)
 
 

@@ -147,7 +147,10 @@ class SpeedGain:
         if self._baseline is None:
             self._baseline = self.original.clone()
             without = left_out(self.passes)
-            PassManager([p for p in self.passes if p not in without], self._plan_context()).run(self._baseline)
+            manager = PassManager([p for p in self.passes if p not in without], self._plan_context())
+            # What repairs learn from is there, also where what made them needed is left out.
+            manager.original = self.original
+            manager.run(self._baseline)
         return self._baseline
 
     def _plan_context(self) -> Context:

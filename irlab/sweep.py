@@ -70,8 +70,11 @@ class LayerPass(Pass):
         return ()
 
     def install(self, graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
-        """Let `graph` read what `apply` made, perhaps in a second time, and with what other passes made."""
-        replace_weights(graph, symbols)
+        """Let `graph` read what `apply` made, perhaps in a second time, and with what other passes made. A weight of
+        another shape is left to the pass that changes shapes."""
+        now = graph.weights()
+        same = {n: s for n, s in symbols.items() if n in now and s.type.shape == now[n].type.shape}
+        replace_weights(graph, same)
 
     def effective(self, layer: Layer, made: Mapping[str, WeightSymbol]) -> Mapping[str, WeightSymbol]:
         """What the report compares with the weights before the sweep; `layer` reads what `apply` made by now."""
@@ -204,6 +207,8 @@ class _Sweep:
     shelf: Shelf
     steps: Recorded
     original: Original | None
+    changed: set[str] = field(default_factory=set)
+    """The weights that earlier layers read too, or were made of such: each is changed once."""
 
     def run(self) -> Iterator[None]:
         for index in range(len(self.walk.layers)):
@@ -212,7 +217,9 @@ class _Sweep:
                 yield from self.change(index)
             elif self.original is not None:
                 _finish(self.original.skip(index))
-            self.install(self.shelf.symbols(layer.item))
+            kept = self.shelf.symbols(layer.item)
+            self.changed |= kept.keys()
+            self.install(kept)
             self.take_note(self.shelf.note(layer.item))
             yield from self.walk.advance(self.walk.layers[index])
 
@@ -258,7 +265,7 @@ class _Sweep:
         from .weight_errors import weight_errors
 
         layer = self.walk.layers[index]
-        statistics = yield from collect_rows(self.walk, layer, self.kinds(), group, self.original)
+        statistics = yield from collect_rows(self.walk, layer, self.kinds(), group, self.original, self.changed)
         for (step, _), note in zip(self.steps, notes):
             cpu = time.process_time()
             made = _applied(step, layer, statistics)

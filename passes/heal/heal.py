@@ -87,7 +87,11 @@ class Heal(
             raise InputError("heal: every weight is encoded, nothing is left to train", "run heal before quantize")
         if self.lora:
             self._require_adapters(module.graph)
+        if self.teacher == "original":
+            _require_change(ctx)
         if ctx.is_plan:
+            if self._is_text_known(ctx):
+                self._batches(module, ctx)
             replace_weights(module.graph, pending({symbol.name: symbol for symbol in weights}))
             return
         teacher = self._teacher(ctx)
@@ -117,10 +121,11 @@ class Heal(
     def _teacher(self, ctx: Context) -> Module:
         if self.teacher != "original":
             return irlab.run(irlab.load(self.teacher), "fuse")
-        original = ctx.manager.original
-        if original is None:
-            raise InputError("heal: no pass has changed what the model computes", "give teacher=MODEL to learn from")
-        return original
+        return _require_change(ctx)
+
+    def _is_text_known(self, ctx: Context) -> bool:
+        """Whether the text to train on is there before anything is computed."""
+        return self.data is not None or (ctx.calibration is not None and ctx.calibration.source != "self")
 
     def _batches(self, module: Module, ctx: Context) -> list[Batch]:
         if self.data is None:
@@ -169,6 +174,14 @@ class Heal(
             metrics["text_tokens"] = _size(batches)
             shelf.put(_HEALED, _merged(module, parameters), {"losses": training.losses, "metrics": metrics}, ctx.jobs)
             training.forget()
+
+
+def _require_change(ctx: Context) -> Module:
+    """The model before the first lossy pass; refuses to heal where there was none."""
+    original = ctx.manager.original
+    if original is None:
+        raise InputError("heal: no pass has changed what the model computes", "give teacher=MODEL to learn from")
+    return original
 
 
 def _merged(module: Module, parameters: Parameters) -> list[WeightSymbol]:

@@ -37,6 +37,8 @@ class PruneHidden(
     before={
         **before_encoding("codes would be cut"),
         "sparsify": "zeros do not stay where they are",
+        "dynamic-sparsity": "thresholds are those of single features",
+        "tie-layers": "each layer's norm goes into its matrices, which must be its own for that",
         "kv-cache": "calibration runs whole texts",
     },
 ):

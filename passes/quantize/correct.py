@@ -37,6 +37,9 @@ _INT8: Final = IntegerEncoding(8, True, 32, f16)
 """What every runtime multiplies with: Q8_0, MatMulNBits, Dequantize."""
 
 
+_NOTHING_ENCODED: Final = ("correct: no matrix is encoded", "let quantize encode some before it")
+
+
 @dataclass(frozen=True)
 class Correct(LayerPass, name="correct", exactness="lossy", per_layer=("rank",)):
     """Adds to each encoded matrix a low-rank correction of its error, from calibration data (QERA).
@@ -71,6 +74,8 @@ class Correct(LayerPass, name="correct", exactness="lossy", per_layer=("rank",))
         require_ranks(self.name, {name: self.at(name).rank for name in matrices}, matrices)
         if ctx.is_plan:
             names = {name: self.at(name).rank for name in _corrected(module.graph)}
+            if not names:
+                raise InputError(*_NOTHING_ENCODED)
             attach(module.graph, {name: self._planned(module, name, rank) for name, rank in names.items() if rank})
 
     def apply(self, layer: Layer, statistics: LayerStatistics) -> dict[str, WeightSymbol]:
@@ -114,7 +119,7 @@ class Correct(LayerPass, name="correct", exactness="lossy", per_layer=("rank",))
 
     def finish(self, module: Module, record: PassRecord) -> None:
         if not record.rewrites and self.rank:
-            raise InputError("correct: no matrix is encoded", "let quantize encode some before it")
+            raise InputError(*_NOTHING_ENCODED)
 
 
 def correction(error: Doubles, hessian: Doubles, rank: int) -> tuple[Doubles, Doubles]:

@@ -22,6 +22,7 @@ from irlab.layers import Layer, layers
 from irlab.ops import nn, prim
 from irlab.options import Bounds
 from irlab.passes.quantize.folds import Fold, folds
+from irlab.passes.quantize.selection import before_encoding
 from irlab.passmgr import Context
 from irlab.sweep import LayerPass
 from irlab.weight_uses import graphs, replace_weights
@@ -46,8 +47,7 @@ class SmoothQuant(
     requires={"fuse": "it looks for norms, attention and gated MLPs"},
     before={
         "quantize-activations": "what is rounded must be smooth before",
-        "quantize": _FLOATS,
-        "mixed-precision": _FLOATS,
+        **before_encoding(_FLOATS),
         "decompose": "it looks for norms, attention and gated MLPs",
     },
     per_layer=("alpha",),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import Literal, TypeAlias
 
 from irlab.errors import InputError
 from irlab.ir import Graph, Op, Value, Weight
+from irlab.layers import layer_name, layer_of
 from irlab.ops import prim
 from irlab.weight_uses import WeightUses, operand_name, weight_uses
 from irlab.weights import Affine, Project, Recipe, Rotate, Scale, WeightSymbol
@@ -80,7 +82,8 @@ class Folds:
     def apply(self, graph: Graph, *, untie: bool) -> list[str]:
         """Let `graph` read the changed weights; returns the names of those that became two. Raises InputError where
         the uses of a tied weight need it in different forms, unless they may be untied."""
-        weights, untied = graph.weights(), []
+        weights = graph.weights()
+        untied: list[str] = []
         for name, uses in weight_uses(graph).items():
             forms: dict[Fold, list[tuple[Op, str]]] = {}
             for op, operand in uses.users:
@@ -92,7 +95,7 @@ class Folds:
                     "tied=untie stores them apart",
                 )
             for number, (fold, users) in enumerate(forms.items()):
-                new = name if number == 0 else _free_name(weights, name, users[0][0])
+                new = name if number == 0 else _free_name({*weights, *untied}, name, users[0][0])
                 if number:
                     untied.append(new)
                 if number or fold != Fold():
@@ -100,10 +103,16 @@ class Folds:
         return untied
 
 
-def _free_name(weights: Mapping[str, WeightSymbol], name: str, op: Op) -> str:
-    """What a use of its own is called: as its module would call it."""
-    named = f"{op.loc.path}.weight" if op.loc is not None and op.loc.path else f"{name}.untied"
-    return named if named not in weights else f"{name}.untied"
+def _free_name(taken: Container[str], name: str, op: Op) -> str:
+    """What a use of its own is called: as its layer would call it, or its module."""
+    own, home = layer_of(op), layer_name(name)
+    wished = f"{name}.untied"
+    if own is not None and home:
+        wished = f"{own[0]}.{own[1]}{name.removeprefix(home)}"
+    elif op.loc is not None and op.loc.path:
+        wished = f"{op.loc.path}.weight"
+    others = (f"{name}.untied{number}" for number in count(1))
+    return next(each for each in chain((wished,), others) if each not in taken)
 
 
 def _read(uses: WeightUses, users: list[tuple[Op, str]], symbol: WeightSymbol) -> None:

@@ -12,6 +12,7 @@ from irlab.errors import InputError
 from irlab.ir import Graph, Module
 from irlab.ops import nn
 from irlab.orthogonal import has_hadamard
+from irlab.passes.quantize.selection import before_encoding
 from irlab.passes.rotate.folds import Folds, Turn
 from irlab.passes.rotate.stream import Residual, ops_by_axis, turn_values
 from irlab.passmgr import Context, Pass
@@ -26,8 +27,9 @@ class Rotate(
     exactness="close",
     requires={"fuse": "it looks for norms, linears and attention"},
     before={
-        "quantize": _CODES,
-        "mixed-precision": _CODES,
+        **before_encoding(_CODES),
+        "dynamic-sparsity": "thresholds are those of single features",
+        "tie-layers": "each layer's norm goes into its matrices, which must be its own for that",
         "sparsify": "zeros do not stay where they are",
         "kv-cache": "the values of heads are rotated, and the cache is an input",
     },

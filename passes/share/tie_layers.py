@@ -29,7 +29,12 @@ _PLACE = re.compile(r"^(.*?)\.(\d+)\.(.+)$")
 
 
 @dataclass(frozen=True)
-class TieLayers(Pass, name="tie-layers", exactness="lossy", before=before_encoding()):
+class TieLayers(
+    Pass,
+    name="tie-layers",
+    exactness="lossy",
+    before={**before_encoding(), "drop-layers": "its groups name layers, and which are left is seen only then"},
+):
     """Lets the layers of a group read the same matrices. Storage only; needs repair training.
 
         @layers.4.up = ..., @layers.5.up = ...   ->   @layers.4.up = mean(...), read in both layers

@@ -20,6 +20,7 @@ from irlab.quality import EvaluateEach, Quality, quality
 from irlab.schedule import build_pipeline, configure
 from irlab.speed import left_out
 from irlab.sweep import shared
+from irlab.walk import Walk
 
 ENCODERS = ("quantize", "mixed-precision{bpw=4}", "share-weights", "hash-weights")
 CHANGES = (
@@ -65,6 +66,30 @@ def test_what_saves_work_is_what_measure_speed_leaves_out() -> None:
 def test_a_damping_that_makes_no_sense_is_refused(start: str, damping: str) -> None:
     with pytest.raises(UsageError, match=r"option 'damping' of .* takes a number of at least 0"):
         build_pipeline(f"{start}damping={damping}}}")
+
+
+LATE = {
+    "dynamic-sparsity,prune-hidden{ratio=0.25}": "prune-hidden cannot run after dynamic-sparsity",
+    "dynamic-sparsity,rotate": "rotate cannot run after dynamic-sparsity",
+    "share-weights,rotate": "rotate cannot run after share-weights",
+    "hash-weights,smooth-quant": "smooth-quant cannot run after hash-weights",
+    "tie-layers{groups=0-1},rotate": "rotate cannot run after tie-layers",
+    "drop-layers{count=1},tie-layers{groups=0-1}": "tie-layers cannot run after drop-layers",
+    "smooth-quant,heal{steps=1}": "no pass has changed what the model computes",
+    "prune-neurons{ratio=0.5},correct": "no matrix is encoded",
+    "prune-neurons{ratio=0.5 multiple=1},prune-hidden{ratio=0.3 multiple=1},quantize{scheme=int4}": "not whole groups",
+    "sparsify,heal{steps=1 data=missing.txt}": "missing.txt",
+}
+"""What only the second pass can refuse."""
+
+
+@pytest.mark.parametrize("pipeline", LATE)
+def test_what_cannot_work_is_said_before_anything_is_computed(
+    pipeline: str, module: Module, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Walk, "outputs", lambda *_: pytest.fail("a layer was run"))
+    with pytest.raises((InputError, UsageError), match=LATE[pipeline]):
+        irlab.run(module, pipeline, calibration=text, calibration_length=16, cache_dir=tmp_path)
 
 
 # Orders that work
@@ -139,6 +164,27 @@ def test_scaled_channels_are_fitted_to_what_they_were(compose: Compose, module: 
         for first in ("", "smooth-quant,")
     )
     assert plain is not None and smooth is not None and smooth < 1.5 * plain
+
+
+@pytest.mark.parametrize("first", ["smooth-quant", "prune-heads{ratio=0.5}", "prune-neurons{ratio=0.5 multiple=1}"])
+@pytest.mark.parametrize("then", ["prune-heads{ratio=0.5}", "prune-neurons{ratio=0.5 multiple=1}", "smooth-quant"])
+def test_passes_of_one_sweep_change_shapes_and_scales(compose: Compose, first: str, then: str) -> None:
+    changed, _ = compose(f"{first},{then},quantize{{scheme=int8 method=gptq}}")
+    shapes = {name.rpartition("layers.1.")[2]: s.type.shape for name, s in changed.weights.items()}
+    assert shapes["mlp.down_proj.weight"] == (64, 64 if "neurons" in first + then else 128)
+    heads = 1 / (1 + (first + then).count("heads"))
+    if first != then:
+        assert shapes["self_attn.o_proj.weight"] == (64, 64 * heads)
+
+
+def test_a_weight_of_several_layers_is_changed_once(compose: Compose) -> None:
+    """By the first one that reads it: the next would take what is left of it for the original."""
+    tied, _ = compose("tie-layers{groups=0-1},sparsify{sparsity=0.5}")
+    values = as_f32(tied.weights["model.layers.0.mlp.down_proj.weight"].recipe.read())
+    assert (values == 0).mean() == pytest.approx(0.5, abs=0.01)
+    thin, _ = compose("tie-layers{groups=0-1},low-rank{rank=8 exclude=*embed*}")
+    names = {name.partition("layers.")[2] for name in thin.weights if "down_proj" in name}
+    assert names == {f"{layer}.mlp.down_proj.weight.{side}" for layer in (0, 2) for side in "ab"}
 
 
 def test_heal_reads_the_ids_that_are_left(compose: Compose, text: Path) -> None:
