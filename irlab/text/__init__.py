@@ -23,11 +23,13 @@ A NAME that is not a plain word is a STRING. Weights and constants of rank 0 sta
 attributes that equal their default, required ones that repeat the result type (the shape of a reshape), and operands
 missing at the end; text written by hand may leave out types. Comments are `# ...`, and lines that begin with `//`.
 
-    words.py       names, quotes, reserved words         cursor.py      white space, tokens, error positions
-    attributes.py  values as text, what may be left out  values.py      text as values: sizes, types, lists, recipes
-    recipes.py     weight recipes as expressions         signatures.py  how op classes are called
-    printer.py     module -> text                        graphs.py      text -> graph
-                                                         parser.py      text -> module
+    words.py       names, quotes, reserved words         cursor.py       white space, tokens, error positions
+    attributes.py  values as text, what may be left out  sizes.py        text -> sizes
+    recipes.py     weight recipes as expressions         values.py       text -> types, lists, recipes, any value
+    printer.py     module -> text                        signatures.py   how op classes are called
+    environment.py what names mean in a graph            operands.py     text -> operands
+    known_lines.py text -> ops, the quick way            graphs.py       text -> graph
+                                                         parser.py       text -> module
 """
 
 from __future__ import annotations

@@ -1,14 +1,11 @@
 """Reading graphs: inputs, ops, regions, the return.
 
-A line is first tried as pieces that were read before: a callee with its attributes and types, operands, a location.
-Pieces come to be known only by being read in full, so the quick way accepts nothing that the slow way would not, and
-reads nothing differently.
+A line is first tried as pieces that were read before (known_lines.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, Final
 
 from ..errors import IrlabError
@@ -16,72 +13,28 @@ from ..ir import Graph, Loc, Op, Return, Value, Weight
 from ..opdef import OPS
 from ..ops import control, nn, prim
 from ..ops.call import Call
-from ..ops.literals import Constant
-from ..types import DTYPES, Kind, TensorType, tensor
-from ..weights import WeightSymbol
+from ..types import TensorType
 from .attributes import admit
 from .cursor import did_you_mean
-from .printer import literal_text
+from .environment import Surroundings
+from .known_lines import MISFITS, read_known_line
+from .operands import KEY, OperandReader
 from .signatures import Operands, Signature, signature
-from .values import MAX_DEPTH, ValueReader, check_type
-from .words import name_text
+from .sizes import MAX_DEPTH
+from .values import check_type
 
 # Importing the dialects declares their ops.
 DIALECTS: Final = (prim, nn, control)
 
 _OPNAME: Final = re.compile(r"[A-Za-z_]\w*+(?:\.\w++)*+", re.ASCII)
-_KEY: Final = re.compile(r"[A-Za-z_]\w*+", re.ASCII)
-_NUMBERED: Final = re.compile(r"\d++", re.ASCII)
-_PLAIN_RESULT: Final = re.compile(r"%(?:\d++|[A-Za-z_][A-Za-z0-9_.\-]*+)", re.ASCII)
-_PLAIN_LOC: Final = re.compile(r'"([^"\\\n\x00-\x1f]*+)"\)')
-_DIGITS: Final = "0123456789"
-
-# What a constructor may raise on operands and attributes that fit no op; anything else is a bug and escapes.
-_MISFITS: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
-class Surroundings:
-    """What the graphs of one text share: the reader of values, the weight table, and the pieces read so far."""
-
-    def __init__(self, values: ValueReader, table: dict[str, WeightSymbol]) -> None:
-        self.values, self.cursor, self.table = values, values.cursor, table
-        # Weights come before all ops, in the order of the table.
-        self.seq_of = {token: i - len(table) for i, token in enumerate(table)}
-        self.used: set[str] = set()
-        self.calls: dict[tuple[str, str, str], tuple[Signature, dict[str, Any], list[TensorType]]] = {}
-        self.locs: dict[str, Loc] = {}
-        self.checked: set[TensorType] = set()
-
-    def unused(self) -> Iterator[tuple[WeightSymbol, int]]:
-        """The weights that no graph reads, with their places."""
-        for token, symbol in self.table.items():
-            if token not in self.used:
-                yield symbol, self.seq_of[token]
-
-
-class _Env(dict[str, "Value | None"]):
-    """The values of a graph by their text. Weights and constants come into being when they are first looked up."""
-
-    def __init__(self, graph: Graph, around: Surroundings) -> None:
-        super().__init__({"none": None})
-        self.graph, self.around = graph, around
-
-    def __missing__(self, token: str) -> Value:
-        symbol = self.around.table[token]
-        self.around.used.add(token)
-        weight = Weight(symbol)
-        self.graph.attach(weight, self.around.seq_of[token])
-        self[token] = weight.results[0]
-        return weight.results[0]
-
-
-class GraphReader:
+class GraphReader(OperandReader):
     """Reads one graph, from the parenthesis of its inputs to its closing brace, into an empty `graph`."""
 
     def __init__(self, around: Surroundings, graph: Graph, depth: int = 0) -> None:
-        self.around, self.graph, self.depth = around, graph, depth
-        self.cursor, self.values = around.cursor, around.values
-        self.env = _Env(graph, around)
+        super().__init__(around, graph)
+        self.depth = depth
 
     def read(self) -> None:
         cursor = self.cursor
@@ -93,10 +46,10 @@ class GraphReader:
                 break
         cursor.expect("{")
         cursor.skip_newline()
-        text, known_line = cursor.text, self._known_line
+        text, env = cursor.text, self.env
         while True:
             end = text.find("\n", cursor.pos)
-            if end > cursor.pos and known_line(text[cursor.pos : end]):
+            if end > cursor.pos and read_known_line(env, text[cursor.pos : end]):
                 cursor.pos = end + 1
             elif self._statement():
                 return
@@ -112,74 +65,6 @@ class GraphReader:
             self.env[token] = self.graph.input(name if name is not None else token[1:], type)
         except IrlabError as error:
             raise cursor.error(error.message, error.hint, at) from None
-
-    # Names
-
-    def _reference(self) -> tuple[int, str, str | None]:
-        """The value reference that comes next: its place, its canonical text, its name (None if it is a number)."""
-        cursor = self.cursor
-        cursor.skip_space()
-        at = cursor.pos
-        cursor.expect("%")
-        if (digits := _NUMBERED.match(cursor.text, cursor.pos)) is not None:
-            cursor.pos = digits.end()
-            return at, "%" + digits[0], None
-        name = cursor.name("the name of a value")
-        return at, "%" + name_text(name), name
-
-    def _new_name(self, what: str) -> tuple[int, str, str | None]:
-        cursor = self.cursor
-        if cursor.peek() != "%":
-            raise cursor.error(f"expected {what}; found {cursor.next_word()}")
-        at, token, name = self._reference()
-        if token in self.env:
-            raise cursor.error(f"{token} is defined twice", "every value has its own name", at)
-        return at, token, name
-
-    # Operands
-
-    def _operand(self) -> Value | None:
-        cursor = self.cursor
-        first = cursor.peek()
-        at = cursor.pos
-        if first == "%":
-            _, token, _ = self._reference()
-            if token not in self.env:
-                known = [name for name in self.env if name.startswith("%")]
-                raise cursor.error(f"{token} is not defined", did_you_mean(token, known, "define it above"), at)
-            return self.env[token]
-        if first == "@":
-            cursor.expect("@")
-            token = "@" + name_text(cursor.name("the name of a weight"))
-            if token not in self.around.table:
-                hint = did_you_mean(token, self.around.table, f"declare it above the graph: {token} : type = recipe")
-                raise cursor.error(f"{token} is not in the weight table", hint, at)
-            return self.env[token]
-        word = cursor.match(_KEY)
-        if word == "none":
-            return None
-        if word in DTYPES and cursor.accept("("):
-            return self._literal(word, at)
-        cursor.pos = at
-        raise cursor.error(
-            f"expected an operand, found {cursor.next_word()}", "%value, @weight, a number such as f32(2.0), or none"
-        )
-
-    def _literal(self, word: str, at: int) -> Value:
-        cursor = self.cursor
-        number = self.values.value()
-        cursor.expect(")")
-        dtype = DTYPES[word]
-        try:
-            number = admit("float" if dtype.kind is Kind.FLOAT else "Number", number)
-        except ValueError as error:
-            raise cursor.error(f"{word}(...) holds {error}", "", at) from None
-        if isinstance(number, bool) and dtype.kind is not Kind.BOOL:
-            number = int(number)
-        token = literal_text(number, dtype)
-        if token not in self.env:
-            self.env[token] = self.graph.add(Constant(number, tensor(dtype, ()))).result
-        return self.env[token]  # type: ignore[return-value]
 
     # Statements
 
@@ -292,7 +177,7 @@ class GraphReader:
             op: Op = called.cls(**called.arrange(given), **fields)
         except IrlabError as error:
             raise cursor.error(error.message, error.hint, at) from None
-        except _MISFITS as error:
+        except MISFITS as error:
             raise cursor.error(f"{opname}: operands or attributes do not fit: {error}", "", at) from None
         types = tuple([result.type for result in op.results])
         for type in types:
@@ -321,7 +206,7 @@ class GraphReader:
         while not cursor.accept("}"):
             cursor.skip_space()
             at = cursor.pos
-            name = cursor.match(_KEY)
+            name = cursor.match(KEY)
             field = called.attributes.get(name or "")
             if name is None or field is None:
                 cursor.pos = at
@@ -361,7 +246,7 @@ class GraphReader:
         while not cursor.accept(")"):
             cursor.skip_space()
             at = cursor.pos
-            name = cursor.match(_KEY) or "path"
+            name = cursor.match(KEY) or "path"
             if name not in ("path", "source", "made_by") or name in parts:
                 hint = 'loc("path", source="...", made_by="...")'
                 raise cursor.error(f"a location has no place for '{name}'", hint, at)
@@ -384,62 +269,3 @@ class GraphReader:
         region = Graph()
         GraphReader(self.around, region, self.depth + 1).read()
         return region
-
-    # The quick way
-
-    def _known_line(self, line: str) -> bool:
-        """Read a whole line that is made of known pieces; False, with nothing done, if it is not."""
-        head, _, rest = line.partition(" = ")
-        callee, _, rest = rest.partition("(")
-        arguments, _, tail = rest.partition(" : ")
-        arguments, braces, attributes = arguments.partition(") {")
-        if braces:
-            attributes = attributes.rstrip()
-        else:
-            arguments = arguments.rstrip()
-            if arguments[-1:] != ")":
-                return False
-            arguments = arguments[:-1]
-        types, _, place = tail.partition(" loc(")
-        known = self.around.calls.get((callee, attributes, types.rstrip()))
-        if known is None:
-            return False
-        called, fields, stated = known
-        env = self.env
-        try:
-            given = [env[token] for token in arguments.split(", ")] if arguments else []
-        except KeyError:
-            return False
-        if place:
-            place = place.rstrip()
-            loc = self.around.locs.get(place)
-            if loc is None:
-                plain = _PLAIN_LOC.fullmatch(place)
-                if plain is None:
-                    return False
-                loc = self.around.locs[place] = Loc.at(plain[1])
-        else:
-            loc = None
-        tokens = head.strip().split(", ")
-        for token in tokens:
-            if token in env or _PLAIN_RESULT.fullmatch(token) is None:
-                return False
-        try:
-            if called.least <= len(given) <= called.most and None not in given:
-                op = called.cls(*given, **fields)
-            elif called.wrong_operands(given):
-                return False
-            else:
-                op = called.cls(**called.arrange(given), **fields)
-        except (IrlabError, *_MISFITS):
-            return False
-        results = op.results
-        if len(results) != len(tokens) or [result.type for result in results] != stated:
-            return False
-        op.loc = loc
-        self.graph.add(op)
-        for token, value in zip(tokens, results):
-            env[token] = value
-            if token[1] not in _DIGITS:
-                value.name = token[1:]
-        return True

@@ -10,7 +10,8 @@ from ..ir import Graph, Module, Weight
 from ..types import TensorType
 from ..weights import WeightSymbol
 from .cursor import Cursor
-from .graphs import GraphReader, Surroundings
+from .environment import Surroundings
+from .graphs import GraphReader
 from .values import ValueReader
 from .words import VERSION, name_text
 

@@ -1,6 +1,6 @@
-"""Reading what stands in types, attributes, metadata and recipes: sizes, types, numbers, lists, recipe expressions.
+"""Reading what stands in types, attributes, metadata and recipes: types, numbers, lists, recipe expressions.
 
-Text may be hostile: numbers, sizes, ranks and nesting are bounded here, before anything is computed from them.
+Text may be hostile: numbers, ranks and nesting are bounded here, before anything is computed from them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Final
 
-from ..dims import Dim, Size, floordiv, maximum, minimum, mod, symbol
+from ..dims import Dim, Size
 from ..encodings import parse_encoding
 from ..errors import IrlabError
 from ..types import DTYPES, TensorType, tensor
@@ -19,42 +19,15 @@ from ..weights import Recipe
 from .attributes import admit
 from .cursor import Cursor, did_you_mean
 from .recipes import RecipeField, recipe_fields
+from .sizes import FUNCTIONS, INT, MAX_DEPTH, MAX_SIZE, WORD, SizeReader, check_size
 
-MAX_DEPTH: Final = 64
 MAX_RANK: Final = 64
-MAX_DIGITS: Final = 40
-MAX_TERMS: Final = 1024
-MAX_DEGREE: Final = 32
-MAX_SIZE: Final = (1 << 63) - 1
-"""Of a size, of a coefficient, and of the number of elements of a tensor."""
-
-_WORD: Final = re.compile(r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*+")
 _FLOAT: Final = re.compile(
     r"-?(?:\d++\.\d*+(?:[eE][+-]?\d++)?|\d++[eE][+-]?\d++|(?:inf|nan)(?![A-Za-z0-9_\x80-\U0010ffff]))"
 )
-_INT: Final = re.compile(r"\d++")
 _ENCODING_REST: Final = re.compile(r"<[^<>\n]*+>")
 _SIMPLE_TYPE: Final = re.compile(r"[a-z0-9]++\[[^\]\n]*+\]")
 _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "none": None}
-_INFIX: Final[dict[str, Callable[[Size, Size], Size]]] = {
-    "*": lambda a, b: a * b,
-    "//": floordiv,
-    "%": mod,
-}
-_FUNCTIONS: Final[dict[str, Callable[[Size, Size], Size]]] = {"min": minimum, "max": maximum}
-
-
-def check_size(size: Size) -> str:
-    """What is wrong with a size, if anything."""
-    if not isinstance(size, Dim):
-        return "" if -MAX_SIZE <= size <= MAX_SIZE else f"{str(size)[:MAX_DIGITS]} is too large for a size"
-    if len(size.terms) > MAX_TERMS or any(len(m) > MAX_DEGREE or abs(c) > MAX_SIZE for m, c in size.terms):
-        return "this size is too complicated"
-    return ""
-
-
-def _term_count(size: Size) -> int:
-    return len(size.terms) if isinstance(size, Dim) else 1
 
 
 def check_type(type: TensorType) -> str:
@@ -72,80 +45,13 @@ def check_type(type: TensorType) -> str:
     return "" if elements <= MAX_SIZE else "the tensor has too many elements"
 
 
-class ValueReader:
+class ValueReader(SizeReader):
     """Reads values from a cursor. Recipes name files relative to `directory`."""
 
     def __init__(self, cursor: Cursor, directory: Path | None) -> None:
-        self.cursor, self.directory = cursor, directory
+        super().__init__(cursor)
+        self.directory = directory
         self._types: dict[str, TensorType] = {}
-
-    # Sizes
-
-    def size(self, depth: int = 0) -> Size:
-        """A size expression: integers, names, + - * // %, min(a, b), max(a, b)."""
-        cursor = self.cursor
-        start = cursor.pos
-        total = self._term(depth)
-        while True:
-            if cursor.accept("+"):
-                total = self._bounded(total + self._term(depth), start)
-            elif cursor.accept("-"):
-                total = self._bounded(total - self._term(depth), start)
-            else:
-                return total
-
-    def _term(self, depth: int) -> Size:
-        cursor = self.cursor
-        sign = 1
-        while cursor.accept("-"):
-            sign = -sign
-        start = cursor.pos
-        total = self._factor(depth) * sign
-        while True:
-            operator = next((token for token in _INFIX if cursor.accept(token)), None)
-            if operator is None:
-                return total
-            factor = self._factor(depth)
-            if operator == "*" and _term_count(total) * _term_count(factor) > MAX_TERMS:
-                raise cursor.error("this size is too complicated", "", start)
-            try:
-                total = self._bounded(_INFIX[operator](total, factor), start)
-            except ZeroDivisionError as error:
-                raise cursor.error(str(error), "", start) from None
-
-    def _factor(self, depth: int) -> Size:
-        cursor = self.cursor
-        cursor.skip_space()
-        start = cursor.pos
-        if digits := cursor.match(_INT):
-            return self._bounded(self._int(digits, start), start)
-        if depth > MAX_DEPTH:
-            raise cursor.error("this is nested too deeply", f"at most {MAX_DEPTH} levels")
-        if cursor.accept("("):
-            size = self.size(depth + 1)
-            cursor.expect(")")
-            return size
-        word = cursor.match(_WORD)
-        if word is None or not word.isidentifier():
-            cursor.pos = start
-            raise cursor.error(f"expected a size, found {cursor.next_word()}", "an integer, a name, or an expression")
-        if word in _FUNCTIONS and cursor.accept("("):
-            left = self.size(depth + 1)
-            cursor.expect(",")
-            right = self.size(depth + 1)
-            cursor.expect(")")
-            return self._bounded(_FUNCTIONS[word](left, right), start)
-        return symbol(word)
-
-    def _bounded(self, size: Size, start: int) -> Size:
-        if wrong := check_size(size):
-            raise self.cursor.error(wrong, "", start)
-        return size
-
-    def _int(self, digits: str, start: int) -> int:
-        if len(digits) > MAX_DIGITS:
-            raise self.cursor.error(f"this number has {len(digits)} digits", f"at most {MAX_DIGITS}", start)
-        return int(digits)
 
     # Types
 
@@ -160,7 +66,7 @@ class ValueReader:
             if known is not None:
                 cursor.pos = simple.end()
                 return known
-        word = cursor.match(_WORD)
+        word = cursor.match(WORD)
         element: Any = None
         if word is not None:
             element = self._encoding(word, start) if cursor.text.startswith("<", cursor.pos) else DTYPES.get(word)
@@ -217,7 +123,7 @@ class ValueReader:
             return self._dict(sequence, depth)
         if (number := cursor.match(_FLOAT)) is not None:
             return float(number)
-        word = cursor.match(_WORD)
+        word = cursor.match(WORD)
         if word is None:
             return self._size_or_int(first, start)
         if word in _WORDS:
@@ -226,7 +132,7 @@ class ValueReader:
         if following == "<" or word in DTYPES:
             element: Any = self._encoding(word, start) if following == "<" else DTYPES[word]
             return self._shaped(element, start) if cursor.text.startswith("[", cursor.pos) else element
-        if following == "(" and word not in _FUNCTIONS:
+        if following == "(" and word not in FUNCTIONS:
             if recipes:
                 return self._recipe(word, start, None, depth)
             raise cursor.error(f"'{word}' is not a function of sizes", "only min and max are", start)
@@ -239,7 +145,7 @@ class ValueReader:
         if not first or first not in "-(0123456789":
             raise cursor.error(f"expected a value, found {cursor.next_word()}")
         sign = -1 if cursor.accept("-") else 1
-        digits = cursor.match(_INT)
+        digits = cursor.match(INT)
         if digits is not None and cursor.peek() not in ("+", "-", "*", "/", "%"):
             return sign * self._int(digits, start)
         cursor.pos = start
@@ -282,7 +188,7 @@ class ValueReader:
         cursor = self.cursor
         cursor.skip_space()
         start = cursor.pos
-        word = cursor.match(_WORD)
+        word = cursor.match(WORD)
         if word is None:
             raise cursor.error(
                 f"expected a recipe, found {cursor.next_word()}", 'for example file("x.safetensors", "w")'
@@ -303,7 +209,7 @@ class ValueReader:
         while not cursor.accept(")"):
             cursor.skip_space()
             at = cursor.pos
-            name = cursor.match(_WORD)
+            name = cursor.match(WORD)
             if name is not None and cursor.accept("="):
                 if name in named:
                     raise cursor.error(f"{name} is given twice", "", at)
