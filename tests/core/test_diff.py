@@ -188,7 +188,7 @@ def test_new_weights_are_compared_by_their_real_numbers() -> None:
 
 
 def test_a_piece_that_cannot_be_run_is_counted_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("irlab.diff.MAX_PIECE_BYTES", 8)
+    monkeypatch.setattr("irlab.diff.rewrites.MAX_PIECE_BYTES", 8)
     checker = check(norm(), FuseNorm())
     assert checker.checked == 0 and list(checker.skipped.values()) == [1]
 

@@ -16,7 +16,8 @@ from irlab.fold import Known, evaluate_constants, number_of, write_down
 from irlab.interp import Program
 from irlab.ir import Graph, GraphBuilder, Value, Weight
 from irlab.ops.call import call
-from irlab.passes.canonicalize import Canonicalize, holds
+from irlab.passes.canonicalize import Canonicalize
+from irlab.passes.canonicalize.pairs import holds
 from irlab.passes.constant_folding import ConstantFolding
 from irlab.passes.cse import CSE
 from irlab.passes.dce import DCE
