@@ -110,10 +110,16 @@ class TensorRT(Backend, name="tensorrt"):
         from irlab.backends.tensorrt.profiles import buffered_caches, profiles
 
         limits = self.limits(module)
-        legal = legalise(module, self.precision, ctx)
+        legal = legalise(module, self.precision, ctx, self._builds_experts)
         self.chosen_targets(legal)
         profiles(legal.graph, limits, bool(buffered_caches(legal.graph)))
         return legal
+
+    def _builds_experts(self, module: Module) -> bool:
+        from irlab.backends.tensorrt.probe import builds
+        from irlab.precision import compute_dtype
+
+        return builds("moe", self.chosen_targets(module), compute_dtype(module))
 
     def refuse(self, module: Module, out: Path) -> None:
         from irlab.backends.tensorrt import library

@@ -37,6 +37,7 @@ LAYERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "IDENTITY": ("IIdentityLayer", ()),
     "KV_CACHE_UPDATE": ("IKVCacheUpdateLayer", ("cache_mode",)),
     "MATRIX_MULTIPLY": ("IMatrixMultiplyLayer", ("op0", "op1")),
+    "MOE": ("IMoELayer", ("activation_type",)),
     "NORMALIZATION": ("INormalizationLayer", ("axes", "epsilon", "num_groups")),
     "POOLING": ("IPoolingLayer", ("type", "window_size_nd", *_WINDOW, "average_count_excludes_padding")),
     "QUANTIZE": ("IQuantizeLayer", ("axis", "to_type")),
@@ -55,7 +56,7 @@ LAYERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 """The layers that lowerings make: TensorRT's class of each, and the attributes that say what it computes."""
 
-_COSTLY: Final = ("MATRIX_MULTIPLY", "ATTENTION_OUTPUT", "CONVOLUTION", "NORMALIZATION")
+_COSTLY: Final = ("MATRIX_MULTIPLY", "ATTENTION_OUTPUT", "CONVOLUTION", "MOE", "NORMALIZATION")
 _ATTENTION: Final = ("norm_op", "causal_kind", "decomposable")
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from irlab import integer_products
 from irlab.backends.tensorrt import codes
 from irlab.backends.tensorrt.emitter import location
-from irlab.backends.tensorrt.lowerings import LOWERINGS
-from irlab.backends.tensorrt.lowerings.attention import fits
+from irlab.backends.tensorrt.lowerings import LOWERINGS, attention, experts
 from irlab.backends.tensorrt.numbers import NAMES
+from irlab.dense_experts import compute_every_expert
 from irlab.errors import LegalityError
 from irlab.expansion import decode_shared
 from irlab.ir import Graph, Module, Op, Return, Weight
@@ -25,17 +26,26 @@ from irlab.weight_uses import graphs
 PRECISIONS: Final[dict[str, DType]] = {"fp32": f32, "fp16": f16, "bf16": bf16}
 _MADE_BY: Final = "tensorrt-decompose"
 
+_FITS: Final[dict[type[Op], Callable[[Any], bool]]] = {nn.Attention: attention.fits, nn.Experts: experts.fits}
+"""Of the ops that layers say only in part: which."""
+
+EVERY_EXPERT: Final = "every expert is computed for every token: the builder makes no MoE layer for them"
+
 ABLE: Final = integer_products.Able(lambda op: op.scale > 0 and not op.zero, zero_points=False)
 """Quantize layers have one scale, a constant, and no zero point."""
 
 
-def legalise(module: Module, precision: str, ctx: Context) -> Module:
-    """Change `module` into what LOWERINGS hold. Raises LegalityError naming op and place."""
+def legalise(
+    module: Module, precision: str, ctx: Context, builds_experts: Callable[[Module], bool] = lambda module: False
+) -> Module:
+    """Change `module` into what LOWERINGS hold. `builds_experts`: whether the builder makes MoE layers for a module.
+    Raises LegalityError naming op and place."""
     if module.graph.find(nn.QuantizeCache):
         raise LegalityError("TensorRT: its attention reads no caches of codes", "leave out quantize-cache")
     wanted = PRECISIONS.get(precision)
     if wanted is not None and compute_dtype(module) is not wanted:
         pass_class("cast").configure({"dtype": wanted.name}).run(module, ctx)
+    _spell_experts_out(module, builds_experts)
     expanded = decode_shared(module.graph, compute_dtype(module))
     if expanded:
         note(module, expanded)
@@ -46,6 +56,15 @@ def legalise(module: Module, precision: str, ctx: Context) -> Module:
         check(graph)
     _note_rounded_scales(module)
     return module
+
+
+def _spell_experts_out(module: Module, builds_experts: Callable[[Module], bool]) -> None:
+    """Leave those mixtures of experts that become MoE layers, and compute every expert of the others."""
+    mixtures = [op for graph in graphs(module.graph) for kind in (nn.MoE, nn.Experts) for op in graph.find(kind)]
+    layers = bool(mixtures) and builds_experts(module)
+    for graph in list(graphs(module.graph)):
+        if compute_every_expert(graph, _MADE_BY, lambda op: layers and experts.fits(op)):
+            note(module, EVERY_EXPERT)
 
 
 def _note_rounded_scales(module: Module) -> None:
@@ -70,7 +89,8 @@ def decompose(graph: Graph) -> None:
 
 def is_held(op: Op) -> bool:
     """Whether `op` is said as it is."""
-    return type(op) in LOWERINGS and (not isinstance(op, nn.Attention) or fits(op))
+    fits = _FITS.get(type(op))
+    return type(op) in LOWERINGS and (fits is None or fits(op))
 
 
 def check(graph: Graph) -> None:

@@ -68,6 +68,8 @@ def _holding(op: Op, buffers: set[str]) -> tuple[Holding, str]:
                 "" if op.scale else ", scales behind products"
             )
         return "emulated", "rounded in floats, which gains nothing: no weight of 8 bits under one scale a row reads it"
+    if isinstance(op, nn.MoE | nn.Experts):
+        return "emulated", "every expert is computed for every token, where the builder makes no MoE layer"
     if is_held(op):
         return "native", _NOTES.get(type(op), "")
     return "emulated", "by the layers that it decomposes into"

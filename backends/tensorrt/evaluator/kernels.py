@@ -212,6 +212,17 @@ def _kv_cache_update(layer: ILayer, x: Operands) -> list[Any]:
     return [cache]
 
 
+def _moe(layer: ILayer, x: Operands) -> list[Any]:
+    """Hidden states [..., hidden], chosen experts and scores [..., k]; weights [experts, in, out]."""
+    values, chosen, scores, gate, up, down = (_f32(v) for v in x[:6])
+    if _word(layer.activation_type) != "SILU":
+        raise ValueError(f"layer '{layer.name}' has the activation {_word(layer.activation_type)}")
+    rows = values[..., None, None, :]
+    inner = rows @ gate[chosen]
+    inner = inner * _sigmoid(inner) * (rows @ up[chosen])
+    return [((inner @ down[chosen])[..., 0, :] * scores[..., None]).sum(-2)]
+
+
 def _dequantize(layer: ILayer, x: Operands) -> list[Any]:
     codes, scale = x[0].astype(np.float32), _f32(x[1])
     if scale.ndim == codes.ndim:
@@ -291,6 +302,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     "IDENTITY": lambda layer, x: [x[0]],
     "KV_CACHE_UPDATE": _kv_cache_update,
     "MATRIX_MULTIPLY": _matrix_multiply,
+    "MOE": _moe,
     "NORMALIZATION": _normalization,
     "POOLING": pooling,
     "QUANTIZE": _quantize,

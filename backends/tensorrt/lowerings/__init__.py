@@ -7,6 +7,7 @@ from irlab.backends.tensorrt.lowerings import (
     arithmetic,
     attention,
     control,
+    experts,
     layout,
     literals,
     neural,
@@ -23,5 +24,6 @@ LOWERINGS: dict[type[Op], Lowering] = {
     **windows.LOWERINGS,
     **neural.LOWERINGS,
     **attention.LOWERINGS,
+    **experts.LOWERINGS,
     **control.LOWERINGS,
 }
