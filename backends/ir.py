@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from irlab.errors import InputError
 from irlab.ir import Module
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow
+
+if TYPE_CHECKING:
+    from irlab.weights import Readings
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,11 @@ class IR(Backend, name="ir"):
     def is_directory(self, out: Path) -> bool:
         return out.suffix == ".irlab"
 
-    def write(self, module: Module, out: Path, ctx: Context) -> None:
+    def write(self, module: Module, out: Path, ctx: Context) -> Readings:
         if out.is_dir():
-            from irlab.store import write_directory
+            from irlab.store import directory_steps
 
-            write_directory(module, out, embed=self.embed)
+            yield from directory_steps(module, out, self.embed)
         else:
             from irlab.text import print_module
 

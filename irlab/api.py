@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .collector import paused
-from .errors import InputError, UsageError
+from .errors import InputError
 from .ir import Graph, Module
 from .options import format_value
 from .passmgr import Context, Instrument, Pass, PassManager
@@ -18,10 +17,10 @@ from .schedule import build_pipeline
 if TYPE_CHECKING:
     import torch
 
-    from .parity import Parity
+    from .emission import Emitted
     from .pattern import Pattern
     from .rewrite import Match, Rule
-    from .target import Backend, Runtime
+    from .target import Backend
 
 
 @paused()
@@ -114,21 +113,6 @@ def run(
     return new
 
 
-@dataclass
-class Emitted:
-    """One output that was written."""
-
-    target: str
-    out: Path
-    bytes: int
-    parity: Parity
-    seconds: float
-    notes: tuple[str, ...] = ()
-    """What the backend could not say exactly, or did in another way."""
-    runtime: Runtime | None = None
-    """What runs it."""
-
-
 def make_backend(target: str, options: Mapping[str, object]) -> Backend:
     """The backend that `target` ("gguf{type=q8_0}") names, with further `options`."""
     from . import registry
@@ -154,6 +138,8 @@ def emit(
     Raises LegalityError where the target cannot hold the module, CheckError where the written file computes
     something else (it is then kept as OUT.rejected).
     """
+    from .emission import emit_with
+
     return emit_with(make_backend(target, options), module, Path(out), parity=parity, force=force, ctx=ctx)
 
 
@@ -167,79 +153,15 @@ def emit_all(
 ) -> list[Emitted]:
     """Write `module` to several places, each for a target: {"m.gguf": "gguf", "m-onnx": "onnx{ep=cuda}"}.
 
-    As `emit` for each, except that weights are encoded once, and all outputs get the same codes.
+    As `emit` for each, except that weights are read and encoded once, and all outputs get the same codes.
     """
-    from .compute_once import for_outputs
+    from .emission import emit_together, prepare_output
 
-    chosen = [(Path(out), make_backend(target, {})) for out, target in outputs.items()]
-    if not chosen:
-        return []
-    ctx = ctx or Context(targets=tuple(dict.fromkeys(backend.name for _, backend in chosen)))
-    for out, backend in chosen:
+    chosen = [(make_backend(target, {}), Path(out)) for out, target in outputs.items()]
+    ctx = ctx or Context(targets=tuple(dict.fromkeys(backend.name for backend, _ in chosen)))
+    for backend, out in chosen:
         prepare_output(backend, module, out, force=force, ctx=ctx)  # refused before anything is computed
-    with for_outputs(module, [backend for _, backend in chosen], chosen[0][0].parent, ctx) as ready:
-        return [
-            emit_with(backend, ready if backend.readings else module, out, parity=parity, force=force, ctx=ctx)
-            for out, backend in chosen
-        ]
-
-
-def emit_with(
-    backend: Backend, module: Module, out: Path, *, parity: bool | None, force: bool, ctx: Context | None = None
-) -> Emitted:
-    """`emit`, with a backend that is already configured."""
-    from .outputs import require_size, size_bytes, whole_output
-    from .parity import Parity, check_parity, require_parity
-
-    ctx = ctx or Context(targets=(backend.name,))
-    with ctx.clock.span(f"emit {backend}"):
-        with ctx.clock.span("legalise") as legalising:
-            legal = prepare_output(backend, module, out, force=force, ctx=ctx)
-        _require_weights(legal)
-        beside = backend.beside(legal)
-        directory = backend.is_directory(out)
-        with whole_output(out, directory=directory, force=force, beside=beside) as temporary:
-            with ctx.clock.span("write") as writing:
-                backend.write(legal, temporary, ctx)
-            writing.weights_computed = sum(bool(symbol.recipe.inputs) for symbol in legal.weights.values())
-            require_size(temporary, ctx.size_limits.get(str(backend)))
-            measured = Parity(skipped="not asked for")
-            if parity is not False:
-                with ctx.clock.span("parity"):
-                    measured = check_parity(
-                        backend, legal, temporary, seed=ctx.seed, insist=bool(parity), device=ctx.device
-                    )
-            if parity and measured.skipped:
-                raise UsageError(f"parity of {out} cannot be checked: {measured.skipped}")
-            require_parity(measured, out)
-    notes = tuple(legal.metadata.get("notes", ()))
-    written = sum(size_bytes(path) for path in (out, *map(out.with_suffix, beside)))
-    seconds = legalising.seconds + writing.seconds
-    return Emitted(backend.name, out, written, measured, seconds, notes, backend.runtime_for(legal))
-
-
-def prepare_output(backend: Backend, module: Module, out: Path, *, force: bool, ctx: Context) -> Module:
-    """The module as `backend` will write it to `out`. Raises InputError, as far as types and shapes tell, for what the
-    target, the place or the disk cannot hold."""
-    from .outputs import require_space, require_writable
-    from .verify import verify
-
-    require_writable(out, directory=backend.is_directory(out), force=force)
-    legal = backend.legalise(module.clone(), ctx)
-    verify(legal)
-    backend.refuse(legal, out)
-    for suffix in backend.beside(legal):
-        require_writable(out.with_suffix(suffix), directory=False, force=force)
-    require_space(out, backend.estimate_bytes(legal))
-    return legal
-
-
-def _require_weights(module: Module) -> None:
-    """Read a row of the smallest matrix, so that a checkpoint that is not there is said before anything is written.
-    (Vectors may be tables that the frontend computed.)"""
-    weights = [s for s in module.weights.values() if s.type.rank > 1 and s.type.size]
-    if weights:
-        min(weights, key=lambda symbol: symbol.size_bytes).recipe.rows(0, 1)
+    return list(emit_together(module, chosen, parity=parity, force=force, ctx=ctx))
 
 
 def evaluate(

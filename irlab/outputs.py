@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -35,11 +35,17 @@ def require_writable(out: Path, *, directory: bool, force: bool) -> None:
         raise InputError(f"the directory {parent} cannot be written to")
 
 
-def require_space(out: Path, bytes_needed: int) -> None:
-    """Raise InputError if the disk has no room for an output."""
-    free = shutil.disk_usage(out.parent).free
-    if bytes_needed > free:
-        raise InputError(f"{out} needs about {bytes_needed:,} bytes, {out.parent} has {free:,} free")
+def require_space(needed: Mapping[Path, int]) -> None:
+    """Raise InputError if the disks have no room for outputs that are written together: bytes by their paths."""
+    disks: dict[int, list[Path]] = {}
+    for out in needed:
+        disks.setdefault(out.parent.stat().st_dev, []).append(out)
+    for outs in disks.values():
+        total, parent = sum(needed[out] for out in outs), outs[0].parent
+        free = shutil.disk_usage(parent).free
+        if total > free:
+            what = f"{outs[0]} needs" if len(outs) == 1 else f"{', '.join(map(str, outs))} together need"
+            raise InputError(f"{what} about {total:,} bytes, {parent} has {free:,} free")
 
 
 @contextmanager

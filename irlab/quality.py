@@ -23,7 +23,7 @@ from .passmgr import Instrument
 from .walk import Walk
 
 if TYPE_CHECKING:
-    from .api import Emitted
+    from .emission import Emitted
     from .passmgr import Context, Pass, PassRecord
     from .target import Runtime
 

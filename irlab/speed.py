@@ -18,7 +18,7 @@ from .passmgr import Context, Pass, PassManager
 from .target import Speed, TimedRuntime
 
 if TYPE_CHECKING:
-    from .api import Emitted
+    from .emission import Emitted
     from .target import Backend
 
 PROMPT_TOKENS: Final = 128
@@ -123,7 +123,7 @@ class SpeedGain:
 
     def measure(self, backend: Backend, emitted: Emitted) -> Measured:
         """The speed of what `backend` wrote."""
-        from .api import emit_with
+        from .emission import emit_with
 
         runtime, out = emitted.runtime, emitted.out
         if not isinstance(runtime, TimedRuntime):

@@ -21,12 +21,14 @@ from .weights import (
     File,
     Literal,
     Parts,
+    Reading,
+    Readings,
     Recipe,
     WeightSymbol,
     finite_codes,
     finite_rows,
+    read_alone,
     static_shape,
-    stream,
 )
 from .weights.recipe import AnyArray
 from .weights.safetensors import SafetensorsWriter
@@ -41,11 +43,17 @@ def write_directory(module: Module, path: Path, embed: bool = False, jobs: int =
     Weights are streamed, in `jobs` threads. `irlab.outputs.whole_output` makes the directory appear whole or not at
     all, with `owned_bytes` as what it takes. Raises InputError for weights that cannot be read or are not finite.
     """
+    for reading in directory_steps(module, path, embed):
+        read_alone(reading, jobs)
+
+
+def directory_steps(module: Module, path: Path, embed: bool = False) -> Readings:
+    """`write_directory` by steps: for writers that read together with others."""
     from .text import print_module
 
     owned = owned_weights(module, embed)
     if owned:
-        write_weights(owned, path / WEIGHTS_FILE, jobs)
+        yield from _weights_steps(owned, path / WEIGHTS_FILE)
         module = module.clone()
         replace_weights(module.graph, {s.name: stored(s.name, s.type, path / WEIGHTS_FILE) for s in owned})
     (path / TEXT_FILE).write_text(print_module(module, path), encoding="utf-8")
@@ -113,6 +121,11 @@ def write_weights(
     symbols: Sequence[WeightSymbol], file: Path, jobs: int, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write the values of `symbols` into a safetensors file, streamed, in `jobs` threads; encoded ones as parts."""
+    for reading in _weights_steps(symbols, file, metadata):
+        read_alone(reading, jobs)
+
+
+def _weights_steps(symbols: Sequence[WeightSymbol], file: Path, metadata: Mapping[str, str] | None = None) -> Readings:
     types: dict[str, TensorType] = {}
     for symbol in symbols:
         for name, kind in stored_types(symbol.name, symbol.type).items():
@@ -120,10 +133,12 @@ def write_weights(
                 raise IRError(f"two weights would be stored as '{name}'")
             types[name] = kind
     with SafetensorsWriter(file, types, metadata) as writer:
-        chunk: Chunk[dict[str, AnyArray]]
-        for chunk in stream(symbols, _packed_rows, jobs=jobs):
+
+        def take(chunk: Chunk[dict[str, AnyArray]]) -> None:
             for name, rows in chunk.value.items():
                 writer.write(name, rows)
+
+        yield Reading(symbols, _packed_rows, take)
 
 
 def _packed_rows(symbol: WeightSymbol, start: int, stop: int) -> dict[str, AnyArray]:

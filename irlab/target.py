@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .ops.nn import QuantizeActivation
     from .passmgr import Context
     from .types import TensorType
+    from .weights import Readings
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,17 @@ class Backend(Configurable, ABC):
         return size
 
     @abstractmethod
-    def write(self, module: Module, out: Path, ctx: Context) -> None:
-        """Write a legalised module to `out`, a fresh path: a file, or a directory if `writes_directory`."""
+    def write(self, module: Module, out: Path, ctx: Context) -> Readings | None:
+        """Write a legalised module to `out`, a fresh path: a file, or a directory if `writes_directory`.
+
+        A generator yields what it wants of the weights, and is resumed when it has been given that (or the error is
+        raised in it): outputs of one command read together, each tensor of the source once.
+
+            def write(self, module, out, ctx):
+                with open(out, "wb") as file:
+                    yield Reading(list(module.weights.values()), finite_rows, lambda chunk: file.write(chunk.value))
+
+        A plain function reads by itself, beside the others."""
 
     def beside(self, module: Module) -> tuple[str, ...]:
         """The suffixes of files that `write` puts beside `out` for a legalised module, in place of its own suffix."""

@@ -44,13 +44,24 @@ class Clock:
     def span(self, name: str) -> Iterator[Span]:
         """Measures the block, also where it fails."""
         span = Span(name)
+        self.add(span)
+        with self.resumed(span):
+            yield span
+
+    def add(self, span: Span) -> None:
+        """Place a span that will be resumed."""
         self._open[-1].children.append(span)
+
+    @contextmanager
+    def resumed(self, span: Span) -> Iterator[None]:
+        """Adds the block to `span`: what goes on in turns is one span."""
         self._open.append(span)
         wall, cpu = time.perf_counter(), cpu_seconds()
         try:
-            yield span
+            yield
         finally:
-            span.seconds, span.cpu_seconds = time.perf_counter() - wall, cpu_seconds() - cpu
+            span.seconds += time.perf_counter() - wall
+            span.cpu_seconds += cpu_seconds() - cpu
             self._open.pop()
 
     @contextmanager

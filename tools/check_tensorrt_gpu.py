@@ -23,6 +23,7 @@ from irlab.backends.tensorrt.run import EngineSession
 from irlab.backends.tensorrt.targets import CAPABILITIES
 from irlab.decoder import greedy as interpreted_greedy
 from irlab.decoder import logits as interpreted_logits
+from irlab.emission import write_alone
 from irlab.parity import GREEDY_TOKENS, prompt_tokens
 from irlab.passmgr import Context
 
@@ -46,7 +47,7 @@ def main() -> int:
     backend = TensorRT(targets=targets, precision=args.precision, max_past=511, max_seq=256)
     legal = backend.legalise(irlab.run(irlab.load(args.model), args.passes), Context(targets=("tensorrt",)))
     with tempfile.TemporaryDirectory() as folder:
-        backend.write(legal, Path(folder), Context())
+        write_alone(backend, legal, Path(folder), Context())
         session = EngineSession(Path(folder))
         worst, largest = 0.0, 0.0
         for prompt in prompt_tokens(legal, 0):

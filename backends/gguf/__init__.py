@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from irlab.backends.gguf.mixes import FileType
     from irlab.backends.gguf.parts import Decoder
-    from irlab.backends.gguf.writer import Tensor, TensorInfo
+    from irlab.backends.gguf.writer import GGUFWriter, ShardsWriter, TensorInfo
     from irlab.encodings import Encoding
     from irlab.ops.nn import QuantizeActivation
     from irlab.types import TensorType
-    from irlab.weights import WeightSymbol
+    from irlab.weights import Readings, WeightSymbol
 
 
 @dataclass(frozen=True)
@@ -131,18 +131,20 @@ class GGUF(Backend, name="gguf"):
 
         return (SUFFIX,) if _factors(module) else ()
 
-    def write(self, module: Module, out: Path, ctx: Context) -> None:
+    def write(self, module: Module, out: Path, ctx: Context) -> Readings:
         from irlab.backends.gguf import adapter
-        from irlab.backends.gguf.writer import write, write_shards
+        from irlab.backends.gguf.writer import GGUFWriter, ShardsWriter
 
-        metadata = module.metadata["gguf"]
-        tensors = _tensors(_symbols(module), ctx)
+        metadata, symbols = module.metadata["gguf"], _symbols(module)
+        infos = [tensor_info(symbol) for symbol in symbols]
         if self.split is not None:
-            write_shards(out, module.name, metadata, tensors, self.split)
+            yield from _fill(ShardsWriter(out, module.name, metadata, infos, self.split), symbols)
         else:
-            write(out, metadata, tensors)
+            yield from _fill(GGUFWriter(out, metadata, infos), symbols)
         for suffix in self.beside(module):
-            write(out.with_suffix(suffix), adapter.metadata(metadata), _tensors(_factors(module), ctx))
+            factors = _factors(module)
+            infos = [tensor_info(symbol) for symbol in factors]
+            yield from _fill(GGUFWriter(out.with_suffix(suffix), adapter.metadata(metadata), infos), factors)
 
     def float_tolerance(self, module: Module) -> float | None:
         kinds = {tensor_info(symbol).type.name for symbol in (*_symbols(module), *_factors(module))}
@@ -206,28 +208,12 @@ def stored_rows(symbol: WeightSymbol, start: int, stop: int) -> np.ndarray[Any, 
     return held.repack(finite_codes(symbol, start, stop))
 
 
-def _tensors(symbols: Sequence[WeightSymbol], ctx: Context) -> list[Tensor]:
-    """The tensors of the file over one stream of chunks, so that threads work ahead across tensors."""
-    from irlab.backends.gguf.writer import Tensor
-    from irlab.weights import stream
+def _fill(writer: GGUFWriter | ShardsWriter, symbols: Sequence[WeightSymbol]) -> Readings:
+    """Write the tensors of a file, or of several."""
+    from irlab.weights import Reading
 
-    chunks = stream(symbols, stored_rows, jobs=ctx.jobs)
-
-    def of(symbol: WeightSymbol) -> Iterator[np.ndarray[Any, Any]]:
-        for chunk in chunks:
-            assert chunk.symbol is symbol, "the writer asks for tensors in order"
-            yield chunk.value
-            if chunk.last:
-                return
-
-    shown: Iterable[WeightSymbol] = ctx.progress.track(symbols, "writing GGUF", len(symbols))
-    advance = iter(shown)
-
-    def chunks_of(symbol: WeightSymbol) -> Iterator[np.ndarray[Any, Any]]:
-        next(advance, None)
-        return of(symbol)
-
-    return [Tensor(tensor_info(s), lambda s=s: chunks_of(s)) for s in symbols]  # type: ignore[misc]
+    with writer as file:
+        yield Reading(symbols, stored_rows, lambda chunk: file.write(chunk.symbol.name, chunk.value))
 
 
 class LlamaCppRuntime(TimedRuntime):

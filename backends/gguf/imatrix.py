@@ -23,7 +23,7 @@ from irlab.backends.gguf import GGUF
 from irlab.backends.gguf.anatomy import dissect
 from irlab.backends.gguf.ggml import ggml_type
 from irlab.backends.gguf.names import named_weights
-from irlab.backends.gguf.writer import Tensor, TensorInfo, size_bytes, write
+from irlab.backends.gguf.writer import TensorInfo, size_bytes, write
 from irlab.collect import collect
 from irlab.errors import InputError
 from irlab.ir import Module, Weight
@@ -47,6 +47,7 @@ class Imatrix(Backend, name="imatrix"):
     """
 
     requires = GGUF.requires
+    readings = 0  # what it writes is what was collected
 
     def plan(self, module: Module) -> list[PlanRow]:
         matrices = tensor_names(module)
@@ -74,7 +75,7 @@ class Imatrix(Backend, name="imatrix"):
         return module
 
     def estimate_bytes(self, module: Module) -> int:
-        return size_bytes(module.metadata["imatrix_keys"], [tensor.info for tensor in _tensors(module)])
+        return size_bytes(module.metadata["imatrix_keys"], list(_tensors(module)))
 
     def write(self, module: Module, out: Path, ctx: Context) -> None:
         write(out, module.metadata["imatrix_keys"], _tensors(module))
@@ -86,17 +87,12 @@ def tensor_names(module: Module) -> dict[str, str]:
     return {op.symbol.name: name for name, op in matrices if isinstance(op, Weight)}
 
 
-def _tensors(module: Module) -> list[Tensor]:
-    made = []
+def _tensors(module: Module) -> dict[TensorInfo, npt.NDArray[Any]]:
+    made: dict[TensorInfo, npt.NDArray[Any]] = {}
     for name, (mean_square, count) in module.metadata["imatrix"].items():
-        made.append(_tensor(f"{name}{_SUMS}", mean_square[None] * count))
-        made.append(_tensor(f"{name}{_COUNTS}", np.array([[count]])))
+        for suffix, values in ((_SUMS, mean_square[None] * count), (_COUNTS, np.array([[count]]))):
+            made[TensorInfo(f"{name}{suffix}", values.shape, _F32)] = values.astype(np.float32)
     return made
-
-
-def _tensor(name: str, values: npt.NDArray[Any]) -> Tensor:
-    stored = values.astype(np.float32).view(np.uint8)
-    return Tensor(TensorInfo(name, values.shape, _F32), lambda: [stored])
 
 
 def read_imatrix(path: Path) -> dict[str, Floats]:

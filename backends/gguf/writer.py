@@ -1,4 +1,4 @@
-"""How does a GGUF file get onto disk: metadata first, then tensors streamed in order?
+"""How does a GGUF file get onto disk: metadata first, then pieces of tensors in their places?
 
 The format is specified in ggml's docs/gguf.md. Constants come from gguf-py; the layout is written here, because
 gguf-py's own writer wants each tensor whole in memory.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import Any
 
 import gguf
 import numpy as np
@@ -53,62 +54,103 @@ class TensorInfo:
         return rows * self.type.row_bytes(self.shape[-1] if self.shape else 1)
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor to write. `chunks()` yields its bytes in order, in pieces of any size; it is called once."""
+class GGUFWriter:
+    """Writes one GGUF file, the bytes of each tensor in pieces of any size, in any order across tensors.
 
-    info: TensorInfo
-    chunks: Callable[[], Iterable[npt.NDArray[np.uint8]]]
+        with GGUFWriter(path, metadata, infos) as file:
+            file.write("token_embd.weight", rows)
 
-
-def write(
-    out: Path,
-    metadata: Mapping[str, MetadataValue],
-    tensors: Sequence[Tensor],
-    *,
-    progress: Callable[[int], None] = lambda size_bytes: None,
-) -> None:
-    """Writes one GGUF file, holding one chunk of one tensor in memory at a time.
-
-    progress: called with the number of tensor bytes just written. `irlab.outputs.whole_output` makes the file appear
-    whole or not at all. Raises InputError for what the format cannot hold, before anything is written.
+    Writes to `path` itself: `irlab.outputs.whole_output` makes the file appear whole or not at all. Raises InputError
+    for what the format cannot hold, before anything is written; leaving the block with bytes missing is an error.
     """
-    _check([tensor.info for tensor in tensors])
-    head = _head(metadata, [tensor.info for tensor in tensors])
-    with open(out, "wb", buffering=0) as file:
-        file.write(head)
-        for tensor in tensors:
-            _write_tensor(file, tensor, progress)
+
+    def __init__(self, path: Path, metadata: Mapping[str, MetadataValue], infos: Sequence[TensorInfo]) -> None:
+        _check(infos)
+        self._path = path
+        self._head = _head(metadata, infos)
+        self._at: dict[str, int] = {}
+        self._end: dict[str, int] = {}
+        end = len(self._head)
+        for info in infos:
+            self._at[info.name], self._end[info.name] = end, end + info.size_bytes
+            end += padded(info.size_bytes)
+        self._size = end
+
+    def __enter__(self) -> GGUFWriter:
+        self._file = open(self._path, "wb", buffering=0)
+        self._put(0, self._head)
+        return self
+
+    def write(self, name: str, data: npt.NDArray[Any]) -> None:
+        """Append bytes to tensor `name`."""
+        at = self._at[name]
+        if at + data.nbytes > self._end[name]:
+            raise RuntimeError(f"more bytes came for {name} than were announced")
+        self._put(at, np.ascontiguousarray(data).data.cast("B"))
+        self._at[name] = at + data.nbytes
+
+    def _put(self, at: int, data: bytes | memoryview) -> None:
+        self._file.seek(at)
+        rest = memoryview(data)
+        while rest:  # an unbuffered write may be partial
+            rest = rest[self._file.write(rest) :]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is None:
+                self._file.truncate(self._size)  # what lies between tensors is zero
+        missing = {name: end - self._at[name] for name, end in self._end.items() if self._at[name] != end}
+        if missing and kind is None:
+            name, count = next(iter(missing.items()))
+            raise RuntimeError(f"{name}: {count} bytes less came than were announced")
 
 
-def write_shards(
-    folder: Path,
-    stem: str,
-    metadata: Mapping[str, MetadataValue],
-    tensors: Sequence[Tensor],
-    split_bytes: int,
-    *,
-    progress: Callable[[int], None] = lambda size_bytes: None,
-) -> Path:
-    """Writes STEM-00001-of-0000N.gguf ... into `folder`, each with at most `split_bytes` of tensors (or one tensor).
+def write(out: Path, metadata: Mapping[str, MetadataValue], tensors: Mapping[TensorInfo, npt.NDArray[Any]]) -> None:
+    """Write a GGUF file of tensors that are in memory, as bytes of their type."""
+    with GGUFWriter(out, metadata, list(tensors)) as file:
+        for info, data in tensors.items():
+            file.write(info.name, data)
 
-    Returns the first shard, which is the file to load: it holds the metadata, and llama.cpp finds the others.
+
+class ShardsWriter(ExitStack):
+    """As GGUFWriter: STEM-00001-of-0000N.gguf ... in `folder`, each with at most `split_bytes` of tensors (or one).
+
+    The first one is the file to load: it holds the metadata, and llama.cpp finds the others.
     """
-    infos = [tensor.info for tensor in tensors]
-    _check(infos)
-    groups = _split(infos, split_bytes)
-    names: list[str] = [
-        gguf.gguf_writer.SHARD_NAME_FORMAT.format(stem, index + 1, len(groups)) for index in range(len(groups))
-    ]
-    rest = iter(tensors)
-    for index, group in enumerate(groups):
-        keys = _shard_metadata(metadata, index, len(groups), len(tensors))
-        write(folder / names[index], keys, list(islice(rest, len(group))), progress=progress)
-    return folder / names[0]
+
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        metadata: Mapping[str, MetadataValue],
+        infos: Sequence[TensorInfo],
+        split_bytes: int,
+    ) -> None:
+        super().__init__()
+        _check(infos)
+        groups = _split(infos, split_bytes)
+        self._writer_of: dict[str, GGUFWriter] = {}
+        self._writers: list[GGUFWriter] = []
+        for index, group in enumerate(groups):
+            name: str = gguf.gguf_writer.SHARD_NAME_FORMAT.format(stem, index + 1, len(groups))
+            keys = _shard_metadata(metadata, index, len(groups), len(infos))
+            self._writers.append(GGUFWriter(folder / name, keys, group))
+            self._writer_of |= dict.fromkeys((info.name for info in group), self._writers[-1])
+
+    def __enter__(self) -> ShardsWriter:
+        for writer in self._writers:
+            self.enter_context(writer)
+        return self
+
+    def write(self, name: str, data: npt.NDArray[Any]) -> None:
+        """Append bytes to tensor `name`."""
+        self._writer_of[name].write(name, data)
 
 
 def shard_bytes(metadata: Mapping[str, MetadataValue], infos: Sequence[TensorInfo], split_bytes: int) -> list[int]:
-    """The sizes of the files that `write_shards` makes of these."""
+    """The sizes of the files that a ShardsWriter makes of these."""
     groups = _split(infos, split_bytes)
     return [
         size_bytes(_shard_metadata(metadata, index, len(groups), len(infos)), group)
@@ -129,23 +171,8 @@ def _shard_metadata(
 
 
 def size_bytes(metadata: Mapping[str, MetadataValue], infos: Sequence[TensorInfo]) -> int:
-    """The size of the file that `write` makes of these."""
+    """The size of the file that a GGUFWriter makes of these."""
     return len(_head(metadata, infos)) + sum(padded(info.size_bytes) for info in infos)
-
-
-def _write_tensor(file: IO[bytes], tensor: Tensor, progress: Callable[[int], None]) -> None:
-    written = 0
-    for chunk in tensor.chunks():
-        data = np.ascontiguousarray(chunk).data.cast("B")
-        while len(data):  # an unbuffered write may be partial
-            count = file.write(data)
-            written += count
-            progress(count)
-            data = data[count:]
-    size = tensor.info.size_bytes
-    if written != size:
-        raise RuntimeError(f"{tensor.info.name}: {written} bytes came where {size} were announced")
-    file.write(bytes(padded(size) - size))
 
 
 def _check(infos: Sequence[TensorInfo]) -> None:

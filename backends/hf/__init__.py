@@ -16,7 +16,7 @@ from irlab.target import Backend, PlanRow, Runtime
 
 if TYPE_CHECKING:
     from irlab.ops.nn import QuantizeActivation
-    from irlab.weights import WeightSymbol
+    from irlab.weights import Readings, WeightSymbol
 
 _TOLERANCE = {"f32": 1e-2, "f64": 1e-2}
 _HALF_TOLERANCE = 5e-2
@@ -109,10 +109,10 @@ class HF(Backend, name="hf"):
         copied = sum(path.stat().st_size for path, _ in companions(module))
         return sum(symbol.size_bytes for symbol in self._tensors(module)) + copied + (1 << 20)
 
-    def write(self, module: Module, out: Path, ctx: Context) -> None:
+    def write(self, module: Module, out: Path, ctx: Context) -> Readings:
         from irlab.backends.hf.files import copy_companions, model_card, write_json, write_weights
 
-        write_weights(self._tensors(module), out, self.shard, ctx)
+        yield from write_weights(self._tensors(module), out, self.shard)
         copy_companions(module, out)
         write_json(out / "config.json", module.metadata["config"])
         if module.metadata.get("generation_config"):

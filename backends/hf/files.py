@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from irlab.checkpoint import INDEX_FILE, SINGLE_FILE
 from irlab.errors import InputError
 from irlab.ir import Module
-from irlab.passmgr import Context
-from irlab.weights import WeightSymbol, finite_rows, stream
+from irlab.weights import Chunk, Reading, Readings, WeightSymbol, finite_rows
+from irlab.weights.recipe import AnyArray
 from irlab.weights.safetensors import SafetensorsWriter
 
 _COMPANIONS: Final = (
@@ -30,9 +31,6 @@ _COMPANIONS: Final = (
     "USE_POLICY*",
 )
 """What goes along with a model that is not made from the graph: its tokenizer and its terms."""
-
-_CHUNK_BYTES: Final = 16 << 20
-"""Rows of a weight that are read at a time, as f32."""
 
 
 def companions(module: Module) -> list[tuple[Path, str]]:
@@ -63,16 +61,20 @@ def shards(tensors: Sequence[WeightSymbol], limit_bytes: int) -> dict[str, list[
     return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
-def write_weights(tensors: Sequence[WeightSymbol], out: Path, limit_bytes: int, ctx: Context) -> None:
+def write_weights(tensors: Sequence[WeightSymbol], out: Path, limit_bytes: int) -> Readings:
     """The safetensors files, and their index if there are several; a few chunks of rows are in memory at a time."""
     layout = shards(tensors, limit_bytes)
-    for file, group in layout.items():
-        types = {symbol.name: symbol.type for symbol in group}
-        with SafetensorsWriter(out / file, types, {"format": "pt"}) as writer:
-            chunks = stream(group, finite_rows, jobs=ctx.jobs, max_bytes=_CHUNK_BYTES)
-            total = sum(len(list(symbol.recipe.chunks(_CHUNK_BYTES))) for symbol in group)
-            for chunk in ctx.progress.track(chunks, f"writing {file}", total):
-                writer.write(chunk.symbol.name, chunk.value)
+    with ExitStack() as files:
+        writer_of: dict[str, SafetensorsWriter] = {}
+        for file, group in layout.items():
+            types = {symbol.name: symbol.type for symbol in group}
+            writer = files.enter_context(SafetensorsWriter(out / file, types, {"format": "pt"}))
+            writer_of |= dict.fromkeys(types, writer)
+
+        def take(chunk: Chunk[AnyArray]) -> None:
+            writer_of[chunk.symbol.name].write(chunk.symbol.name, chunk.value)
+
+        yield Reading(tensors, finite_rows, take)
     if len(layout) > 1:
         index = {
             "metadata": {"total_size": sum(symbol.size_bytes for symbol in tensors)},

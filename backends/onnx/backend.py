@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from irlab.backends.onnx.emitter import Emitter
     from irlab.backends.onnx.legalise import Settings
     from irlab.backends.onnx.providers import Provider
+    from irlab.weights import Readings
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ class ONNX(Backend, name="onnx"):
         blocks = Vocabulary(self.provider, self.profile == "portable").blocks
         return sum(map(placed_bytes, part_bytes(type, blocks, f16 if half else f32)))
 
-    def write(self, module: Module, out: Path, ctx: Context) -> None:
+    def write(self, module: Module, out: Path, ctx: Context) -> Readings:
         from irlab.backends.onnx import genai
         from irlab.backends.onnx.writer import write_model
 
-        write_model(module, self.emitter(module), out, ctx)
+        yield from write_model(module, self.emitter(module), out)
         if self.writes_genai(module):
             genai.write_companions(module, out, self.max_length, self.accuracy_level, self.provider.genai_name)
 

@@ -32,7 +32,17 @@ from irlab.types import (
     u32,
     u64,
 )
-from irlab.weights import Array, Recipe, WeightSymbol, check_finite, finite_rows, numpy_dtype, static_shape, stream
+from irlab.weights import (
+    Array,
+    Chunk,
+    Reading,
+    Recipe,
+    WeightSymbol,
+    check_finite,
+    finite_rows,
+    numpy_dtype,
+    static_shape,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,10 +119,8 @@ class PairedRows(Recipe, text_name=""):
             yield start, min(self.row_count, start + step)
 
 
-def write_blocks(
-    tensors: Sequence[Stored], write: Callable[[Stored, Block], None], jobs: int, done: Callable[[], None]
-) -> None:
-    """Fill `tensors`: each source is read once, in chunks, by `jobs` threads; `done` is called after each source."""
+def reading_of_blocks(tensors: Sequence[Stored], write: Callable[[Stored, Block], None]) -> Reading:
+    """What fills `tensors` block by block, by `write`: each source is read once for all that is made from it."""
     readers: dict[WeightSymbol, list[Stored]] = {}
     for stored in tensors:
         readers.setdefault(stored.source, []).append(stored)
@@ -122,11 +130,11 @@ def write_blocks(
         rows = _read(symbol, start, stop)
         return [(stored, stored.place(start, rows)) for stored in paired[symbol]]
 
-    for chunk in stream(paired, work, jobs=jobs):
+    def take(chunk: Chunk[list[tuple[Stored, Block]]]) -> None:
         for stored, block in chunk.value:
             write(stored, block)
-        if chunk.last:
-            done()
+
+    return Reading(list(paired), work, take)
 
 
 def all_blocks(stored: Stored) -> Iterator[Block]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from irlab.backends.onnx.emitter import Emitter, value_info
-from irlab.backends.onnx.storage import Block, Stored, all_blocks, write_blocks
+from irlab.backends.onnx.storage import Block, Stored, all_blocks, reading_of_blocks
 from irlab.errors import CheckError
 from irlab.ir import Module
-from irlab.passmgr import Context
-from irlab.weights import Array, Literal
+from irlab.weights import Array, Literal, Readings
 
 if TYPE_CHECKING:
     import onnx
@@ -95,12 +94,12 @@ def emit(module: Module, emitter: Emitter, values: bool = True) -> tuple[onnx.Mo
     return model, external, end
 
 
-def write_model(module: Module, emitter: Emitter, directory: Path, ctx: Context) -> None:
+def write_model(module: Module, emitter: Emitter, directory: Path) -> Readings:
     """Write MODEL_FILE and DATA_FILE into `directory`. Raises CheckError if onnx.checker refuses the result."""
     model, external, size = emit(module, emitter)
     (directory / MODEL_FILE).write_bytes(model.SerializeToString())
     if external:
-        write_tensors(directory / DATA_FILE, external, size, ctx)
+        yield from write_tensors(directory / DATA_FILE, external, size)
     check(directory / MODEL_FILE)
 
 
@@ -139,10 +138,8 @@ def _register_runtime_ops() -> None:
     )
 
 
-def write_tensors(path: Path, tensors: Mapping[Stored, int], size: int, ctx: Context) -> None:
+def write_tensors(path: Path, tensors: Mapping[Stored, int], size: int) -> Readings:
     """Fill a file of `size` bytes with tensors at their offsets, block by block."""
-    sources = len({stored.source for stored in tensors})
-    bar = iter(ctx.progress.track(range(sources), "writing weights", sources))
     with path.open("wb", buffering=0) as file:
 
         def write(stored: Stored, block: Block) -> None:
@@ -153,7 +150,7 @@ def write_tensors(path: Path, tensors: Mapping[Stored, int], size: int, ctx: Con
             for i, row in enumerate(block.data):
                 _write_at(file, start + i * stored.row_bytes, row.tobytes())
 
-        write_blocks(list(tensors), write, ctx.jobs, lambda: next(bar, None))
+        yield reading_of_blocks(list(tensors), write)
         file.truncate(size)
 
 

@@ -20,6 +20,7 @@ from irlab.types import bf16, f32
 
 if TYPE_CHECKING:
     from irlab.backends.tensorrt.profiles import Limits
+    from irlab.weights import Readings
 
 ENGINE_CONFIG: Final = "engine.json"
 _SHALLOW_LAYERS: Final = 12
@@ -132,12 +133,12 @@ class TensorRT(Backend, name="tensorrt"):
         weights = sum(symbol.size_bytes for symbol in module.weights.values())
         return 2 * weights + weights // 10 + (16 << 20)
 
-    def write(self, module: Module, out: Path, ctx: Context) -> None:
+    def write(self, module: Module, out: Path, ctx: Context) -> Readings:
         from irlab.backends.hf.files import companions
         from irlab.backends.tensorrt.process import build
 
         limits, targets = self.limits(module), self.chosen_targets(module)
-        built = build(module, limits, targets, out, ctx)
+        built = yield from build(module, limits, targets, out, ctx)
         (out / ENGINE_CONFIG).write_text(json.dumps(self._config(module, built), indent=2) + "\n", "utf-8")
         for source, name in companions(module):
             (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Where do weights lie until the engine is built? In arrays that the network refers to; large ones in a scratch file.
 
-TensorRT copies no weight before it builds, so what a network refers to must stay. Large tensors are mapped from a file
-that the system may push out of memory, and are filled by rows, so that resident memory does not grow with the model
-before TensorRT's own builder takes over.
+TensorRT copies no weight before it builds, so what a network refers to must stay. Large tensors are mapped from files
+that the system may push out of memory, the module's own or one that is filled by rows, so that resident memory does not
+grow with the model before TensorRT's own builder takes over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from irlab.weights import WeightSymbol, finite_codes, finite_rows, numpy_dtype, static_shape, stream
+from irlab.weights import File, WeightSymbol, finite_codes, finite_rows, numpy_dtype, static_shape, stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,9 +61,13 @@ class ConstantStore:
         return np.frombuffer(mapped, dtype, math.prod(shape)).reshape(shape)
 
     def plain(self, symbol: WeightSymbol) -> np.ndarray:
-        """The numbers of a weight in its own shape and dtype."""
+        """The numbers of a weight in its own shape and dtype. A file was written for the network, and its numbers were
+        checked then: it is mapped and not copied."""
 
         def make() -> np.ndarray:
+            if isinstance(symbol.recipe, File):
+                self.weight_read()
+                return symbol.recipe.read()
             array = self.allocate(static_shape(symbol.type), numpy_dtype(symbol.type.dtype))
             for chunk in stream([symbol], finite_rows, jobs=self.jobs):
                 rows = array if array.ndim else array.reshape(1)

@@ -1,13 +1,12 @@
 """How is TensorRT asked to build, and its network evaluated? In a child process, with the module on disk between.
 
-The module crosses as an .irlab directory: text, weights by reference, computed values in safetensors.
+The module crosses as an .irlab directory: text, and all weights in a file, which the network then refers to.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,22 @@ from irlab.backends.tensorrt.worker import ERRORS
 from irlab.children import Child
 from irlab.ir import Module
 from irlab.passmgr import Context
-from irlab.store import write_directory
+from irlab.store import directory_steps, write_directory
 from irlab.target import Runtime
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from irlab.weights import Reading
 
 ENGINE_FILE = "model.engine"
 NETWORK_FILE = "network.json"
 _WORKER = "irlab.backends.tensorrt.worker"
 
 
-def build(module: Module, limits: Limits, targets: Sequence[str], out: Path, ctx: Context) -> dict[str, Any]:
+def build(
+    module: Module, limits: Limits, targets: Sequence[str], out: Path, ctx: Context
+) -> Generator[Reading, None, dict[str, Any]]:
     """Write ENGINE_FILE and NETWORK_FILE into `out`; what the worker says of them. Raises InputError with the
     builder's words, and OSError where the disk is full."""
     bars: dict[str, Iterator[Any]] = {}
@@ -47,16 +50,20 @@ def build(module: Module, limits: Limits, targets: Sequence[str], out: Path, ctx
         "engine": str(out / ENGINE_FILE),
         "description": str(out / NETWORK_FILE),
     }
-    with _stored(module, out, limits, ctx.jobs) as common, Child(_WORKER, "TensorRT's builder") as child:
-        return checked(child.ask({**common, **request}, show))
+    with _folder(out) as folder:
+        yield from directory_steps(module, Path(folder), embed=True)
+        with Child(_WORKER, "TensorRT's builder") as child:
+            return checked(child.ask({**_common(folder, limits, ctx.jobs), **request}, show))
 
 
-@contextmanager
-def _stored(module: Module, directory: Path, limits: Limits, jobs: int) -> Iterator[dict[str, Any]]:
-    """The module on disk, beside what is written, while the block lasts; what every request says of it."""
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".module") as folder:
-        write_directory(module, Path(folder), jobs=jobs)
-        yield {"module": folder, "limits": limits.stated(), "jobs": jobs}
+def _folder(beside: Path) -> tempfile.TemporaryDirectory[str]:
+    """A place for the module, on the disk that is written to."""
+    return tempfile.TemporaryDirectory(dir=beside, prefix=".module")
+
+
+def _common(folder: str, limits: Limits, jobs: int) -> dict[str, Any]:
+    """What every request says of the module in `folder`."""
+    return {"module": folder, "limits": limits.stated(), "jobs": jobs}
 
 
 def checked(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +104,8 @@ class NetworkRuntime(Runtime):
         return [int(token) for token in answer["tokens"]]
 
     def _ask(self, out: Path, request: dict[str, Any]) -> dict[str, Any]:
-        with _stored(self._module, out, self._limits, 1) as common, Child(_WORKER, "the evaluator") as child:
-            checked(child.ask({**common, "task": "load", "description": str(out / NETWORK_FILE)}))
+        with _folder(out) as folder, Child(_WORKER, "the evaluator") as child:
+            write_directory(self._module, Path(folder), embed=True)
+            load = {"task": "load", "description": str(out / NETWORK_FILE)}
+            checked(child.ask({**_common(folder, self._limits, 1), **load}))
             return checked(child.ask(request))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,8 @@ from .recipe import require_model, save_recipe
 from .replay import replay_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ..api import Emitted
     from ..cost import Sizes
+    from ..emission import Emitted
     from ..ir import Module
     from ..passmgr import Context, Instrument, Pass, PassManager, PassRecord
     from ..statistics import Statistics
@@ -131,7 +130,7 @@ def _rehearse(
     ctx: Context,
 ) -> None:
     """Refuse outputs that cannot hold what the passes will make, before much work is done for them."""
-    from ..api import prepare_output
+    from ..emission import prepare_output
     from ..rehearsal import rehearsed
 
     written = [(output.path, backend) for output, backend in zip(outputs, backends) if output.path is not None]
@@ -252,51 +251,40 @@ def _emit_all(
     measurements: Measurements,
 ) -> int:
     """Write every output, adding to `emitted`; the exit status of those that failed under --keep-going."""
-    from ..compute_once import for_outputs
+    from ..emission import emit_together
 
-    written = [(output.path, backend) for output, backend in zip(outputs, backends) if output.path is not None]
+    written = [(backend, output.path) for output, backend in zip(outputs, backends) if output.path is not None]
     if len(written) < len(outputs) and (
         args.outputs or not (args.why_not or args.dump_graph or args.dump_each or args.stats)
     ):
         # Text nobody asked for would bury the answer to --why-not or --stats.
         sys.stdout.write(str(module))
-    if not written:
-        return 0
-    with for_outputs(module, [backend for _, backend in written], written[0][0].parent, ctx) as ready:
-        return _write_all(args, module, ready, written, ctx, emitted, measurements)
-
-
-def _write_all(
-    args: argparse.Namespace,
-    module: Module,
-    ready: Module,
-    written: Sequence[tuple[Path, Backend]],
-    ctx: Context,
-    emitted: list[Emitted],
-    measurements: Measurements,
-) -> int:
-    """Write the outputs that have a place: `module`, or it with its codes computed."""
-    from ..api import emit_with
-
     status = 0
-    for path, backend in written:
-        source = ready if backend.readings else module
-        try:
-            result = emit_with(backend, source, path, parity=args.parity, force=args.force, ctx=ctx)
-        except IrlabError as error:
-            if not args.keep_going:
-                raise
-            print(f"irlab-opt: error: {backend}: {error}", file=sys.stderr)
-            status = status or error.exit_status
-            continue
-        emitted.append(result)
-        if not args.quiet:
-            print(f"{result.out}: {result.bytes:,} bytes, {result.parity}", file=sys.stderr)
-            if result.parity.continuation:
-                print(f"  {result.parity.runtime} says: {result.parity.continuation!r}", file=sys.stderr)
-            for note in result.notes:
-                print(f"  note: {note}", file=sys.stderr)
-        measurements.after_output(backend, result)
+
+    def refused(backend: Backend, error: IrlabError) -> None:
+        nonlocal status
+        print(f"irlab-opt: error: {backend}: {error}", file=sys.stderr)
+        status = status or error.exit_status
+
+    done = emit_together(
+        module,
+        written,
+        parity=args.parity,
+        force=args.force,
+        ctx=ctx,
+        refused=refused if args.keep_going else None,
+    )
+    with closing(done):
+        for result in done:
+            emitted.append(result)
+            if not args.quiet:
+                print(f"{result.out}: {result.bytes:,} bytes, {result.parity}", file=sys.stderr)
+                if result.parity.continuation:
+                    print(f"  {result.parity.runtime} says: {result.parity.continuation!r}", file=sys.stderr)
+                for note in result.notes:
+                    print(f"  note: {note}", file=sys.stderr)
+            backend = next(backend for backend, path in written if path == result.out)
+            measurements.after_output(backend, result)
     return status
 
 

@@ -11,7 +11,7 @@ from ..calibration import Sample
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..api import Emitted
+    from ..emission import Emitted
     from ..ir import Module
     from ..passmgr import Context, Pass, PassRecord
     from ..speed import SpeedGain

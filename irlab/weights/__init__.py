@@ -8,6 +8,7 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
     stream.py       many weights in order, in threads   pruned.py      zeros for what is smallest
     rotated.py      scaled and turned along an axis     factors.py     products of two thin matrices
     unpack.py       encoded weights of other tools' checkpoints
+    together.py     weights of several outputs, in turns    shelf.py    tensors that several of them want
 """
 
 from ..floats import as_f16, as_f32
@@ -20,6 +21,7 @@ from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, rebuilt, static_shape
 from .rotated import Project, Rotate, Scale
 from .stream import Chunk, check_finite, finite_codes, finite_rows, stream
+from .together import Reading, Readings, read_alone, read_together
 from .unpack import Unpack
 
 __all__ = [
@@ -43,6 +45,8 @@ __all__ = [
     "Product",
     "Prune",
     "Random",
+    "Reading",
+    "Readings",
     "Recipe",
     "Reshape",
     "Rotate",
@@ -60,6 +64,8 @@ __all__ = [
     "interleave_halves",
     "numpy_dtype",
     "pending",
+    "read_alone",
+    "read_together",
     "rebuilt",
     "static_shape",
     "stream",

@@ -14,6 +14,7 @@ from ..errors import InputError, IRError
 from ..types import TensorType
 from .recipe import AnyArray, Recipe, WeightSymbol, numpy_dtype, static_shape
 from .safetensors import open_safetensors
+from .shelf import SHELF
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class File(Recipe):
         return self.of
 
     def rows(self, start: int, stop: int) -> AnyArray:
+        kept = SHELF.get(self, lambda: self._read(0, self.row_count))
+        return self._read(start, stop) if kept is None else kept[start:stop]
+
+    def _read(self, start: int, stop: int) -> AnyArray:
         file = open_safetensors(self.path)
         entry = file.entry(self.name)
         if entry.type is not self.of:

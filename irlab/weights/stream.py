@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Final, Generic, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +17,11 @@ from ..errors import InputError
 from .leaves import File
 from .recipe import AnyArray, WeightSymbol
 
+K = TypeVar("K")
 T = TypeVar("T")
+
+CHUNK_BYTES: Final = 16 << 20
+"""What is read at a time, as f32."""
 
 _INFINITY_BITS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
 """Infinity among 16-bit floats; NaNs lie above it."""
@@ -100,7 +105,7 @@ def stream(
     work: Callable[[WeightSymbol, int, int], T],
     *,
     jobs: int = 1,
-    max_bytes: int = 16 << 20,
+    max_bytes: int = CHUNK_BYTES,
 ) -> Iterator[Chunk[T]]:
     """Yield work(symbol, start, stop) for chunks of rows that cover `symbols`, in order.
 
@@ -108,29 +113,36 @@ def stream(
     by the size of (jobs + 2) results, each made of at most `max_bytes` of rows as f32 (more where one row, or a tensor
     that is not row-local, is larger). The first exception stops everything.
     """
-    spans = (
-        (symbol, start, stop, stop == symbol.recipe.row_count)
-        for symbol in symbols
-        for start, stop in symbol.recipe.chunks(max_bytes)
+    tasks = (
+        ((symbol, *span), partial(work, symbol, *span[:2])) for symbol in symbols for span in spans(symbol, max_bytes)
     )
+    for (symbol, start, stop, last), value in worked_ahead(tasks, jobs):
+        yield Chunk(symbol, start, stop, last, value)
+
+
+def spans(symbol: WeightSymbol, max_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int, bool]]:
+    """The chunks of rows that cover a weight: (start, stop, whether it is the last)."""
+    for start, stop in symbol.recipe.chunks(max_bytes):
+        yield start, stop, stop == symbol.recipe.row_count
+
+
+def worked_ahead(tasks: Iterable[tuple[K, Callable[[], T]]], jobs: int) -> Iterator[tuple[K, T]]:
+    """Yield (key, work()) for each of `tasks`, in order, while `jobs` threads work at most jobs + 1 ahead."""
     if jobs <= 1:
-        for symbol, start, stop, last in spans:
-            yield Chunk(symbol, start, stop, last, work(symbol, start, stop))
+        for key, work in tasks:
+            yield key, work()
         return
-    waiting: deque[tuple[WeightSymbol, int, int, bool, Future[T]]] = deque()
+    waiting: deque[tuple[K, Future[T]]] = deque()
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for symbol, start, stop, last in spans:
-                waiting.append((symbol, start, stop, last, pool.submit(work, symbol, start, stop)))
+            for key, work in tasks:
+                waiting.append((key, pool.submit(work)))
                 if len(waiting) > jobs + 1:
-                    yield _finished(waiting.popleft())
+                    key, future = waiting.popleft()
+                    yield key, future.result()
             while waiting:
-                yield _finished(waiting.popleft())
+                key, future = waiting.popleft()
+                yield key, future.result()
         finally:
-            for *_, future in waiting:
+            for _, future in waiting:
                 future.cancel()
-
-
-def _finished(item: tuple[WeightSymbol, int, int, bool, Future[T]]) -> Chunk[T]:
-    symbol, start, stop, last, future = item
-    return Chunk(symbol, start, stop, last, future.result())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from irlab.analysis import Analysis, InputHessian, InputStatistics, LayerStatistics
-from irlab.encodings import SCHEMES, Codes, Encoding, SchemeName, scheme_encoding
+from irlab.encodings import SCHEMES, Codes, Encoding, IntegerEncoding, SchemeName, TableEncoding, scheme_encoding
 from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
@@ -37,6 +37,9 @@ _NEEDS: Final[dict[str, tuple[type[Analysis], ...]]] = {
 """What each method must know of the inputs."""
 
 HQQ_NORM: Final = 0.7
+
+SMALLEST_GROUP: Final = 16
+"""What `indivisible=smaller` takes at least: with an f16 scale, a bit a weight."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Quantize(
     `embeddings`: the scheme for embedding tables and heads tied to them; none leaves them alone.
     The matrices of experts are encoded too, each expert by itself: by hqq with hqq, by rtn with every other method.
     What chooses experts stays as it is.
-    `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, or keep it as it is.
+    `indivisible`: what to do with a matrix whose width is no multiple of the group: refuse, keep it as it is, or take
+    the smaller group for it: half, a quarter ... down to 16 (groups of 128 in 576 columns: 64).
 
     `mix`: a file type of llama.cpp (q4_k_m): every matrix and table gets the type that it has there, in place of
     `scheme` and `embeddings`. `indivisible=fallback` takes a larger type of smaller blocks, as llama.cpp does. A head
@@ -90,7 +94,7 @@ class Quantize(
     embeddings: Literal["none", SchemeName] = "none"
     mix: str = ""
     imatrix: str = ""
-    indivisible: Literal["refuse", "keep", "fallback"] = "refuse"
+    indivisible: Literal["refuse", "keep", "smaller", "fallback"] = "refuse"
     damping: Damping = 0.01
     act_order: bool = field(default=True, metadata={"text": "act-order"})
 
@@ -123,7 +127,7 @@ class Quantize(
         chosen = self._chosen(module.graph, counts)
         if not chosen and not counts:
             raise InputError("quantize: no weight of the graph is a matrix of a linear layer", "run fuse before it")
-        for reason, count in counts.items():
+        for reason, count in (+counts).items():
             ctx.record.rules[reason] = ctx.record.rules.get(reason, 0) + count
         if self.method in ("gptq", "awq-gptq"):
             _require_grids(module, chosen)
@@ -191,8 +195,9 @@ class Quantize(
                 counts["keep-embedding" if candidate.role is Role.EMBEDDING else "keep-layer"] += 1
             elif excluded(name, self.exclude):
                 counts["keep-excluded"] += 1
-            elif self._fits(name, static_shape(candidate.symbol.type), encoding):
-                chosen[name] = encoding
+            elif fitting := self._fitting(name, static_shape(candidate.symbol.type), encoding):
+                chosen[name] = fitting
+                counts["smaller-group"] += fitting != encoding
             else:
                 counts["keep-indivisible"] += 1
         return chosen
@@ -208,17 +213,32 @@ class Quantize(
         able = SCHEMES[scheme].defaults
         return scheme_encoding(scheme, **{k: v for k, v in options.items() if k in able or k not in elsewhere})
 
-    def _fits(self, name: str, shape: tuple[int, ...], encoding: Encoding) -> bool:
+    def _fitting(self, name: str, shape: tuple[int, ...], encoding: Encoding) -> Encoding | None:
+        """`encoding`, with a group that divides the rows; None for a weight to keep."""
         try:
             encoding.check_shape(shape)
         except InputError as error:
             if self.indivisible == "keep":
-                return False
+                return None
+            smaller = _smaller_group(encoding, shape)
+            if self.indivisible == "smaller" and smaller is not None:
+                return smaller
             able = self.scheme != "none" and "group" in SCHEMES[self.scheme].defaults
             wish = f"choose a group that divides {shape[-1]}" if able else "choose a scheme of smaller blocks"
-            hint = f"{wish}, or exclude={name}, or indivisible=keep"
+            least = " (or smaller)" if smaller is not None else ""
+            hint = f"{wish}, or exclude={name}, or indivisible=keep{least}"
             raise InputError(f"quantize: weight '{name}': {error.message}", hint) from None
-        return True
+        return encoding
+
+
+def _smaller_group(encoding: Encoding, shape: tuple[int, ...]) -> Encoding | None:
+    """`encoding` with half its group, or a quarter ..., that divides the rows of a matrix; None if no such group is
+    worth its scale, or the encoding has none to choose."""
+    group = getattr(encoding, "group", 0)
+    while isinstance(encoding, IntegerEncoding | TableEncoding) and (group := group // 2) >= SMALLEST_GROUP:
+        if shape[-1] % group == 0:
+            return replace(encoding, group=group)
+    return None
 
 
 def _require_grids(module: Module, chosen: Mapping[str, Encoding]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import irlab
-from irlab.api import emit_with, make_backend
+from irlab.api import make_backend
+from irlab.emission import emit_with
 from irlab.ops import nn, prim
 from irlab.passmgr import Context, Pass
 from irlab.schedule import build_pipeline

@@ -111,6 +111,16 @@ def test_a_width_that_is_no_whole_groups_is_refused_by_name_or_kept() -> None:
     assert ctx.record.rules == {"keep-embedding": 1, "keep-indivisible": 3, "encode": 1}
 
 
+def test_a_width_that_is_no_whole_groups_may_have_smaller_ones() -> None:
+    ctx = Context()
+    module = language_model(width=48)
+    Quantize(indivisible="smaller").run(module, ctx)
+    assert str(module.weights["mlp.gate.weight"].type.element) == "q<int4, sym, group=16, scale=f16>"
+    assert ctx.record.rules == {"keep-embedding": 1, "smaller-group": 3, "encode": 4}
+    with pytest.raises(InputError, match=r"'mlp\.gate\.weight': rows of 50 .* or indivisible=keep\)?$"):
+        quantized(language_model(width=50), indivisible="smaller")
+
+
 def test_weights_with_other_uses_are_left_alone() -> None:
     """A matrix that is also added to something cannot be read encoded."""
     b = GraphBuilder("shared")

@@ -123,13 +123,15 @@ def test_codes_survive_an_irlab_directory(tmp_path: Path) -> None:
     np.testing.assert_array_equal(gguf.dequantize(tensor.data, tensor.tensor_type), again.weights[name].recipe.read())
 
 
-def test_the_files_of_one_command_hold_the_same_codes(tmp_path: Path) -> None:
-    """From the files alone: nibbles of GGUF's blocks, of MatMulNBits' operand, and the hash of TensorRT's constant."""
+@pytest.mark.parametrize("group", [32, 128])
+def test_the_files_of_one_command_hold_the_same_codes(group: int, tmp_path: Path) -> None:
+    """From the files alone: nibbles of GGUF's blocks, of MatMulNBits' operand, and the hash of TensorRT's constant.
+    GGUF has no groups of 128: four of its blocks have one scale."""
     from irlab.backends.tensorrt import library
 
     if library.missing():
         pytest.skip(library.missing())
-    module = irlab.run(irlab.load("demo"), "fuse,quantize{scheme=int4 group=32},kv-cache")
+    module = irlab.run(irlab.load("demo"), f"fuse,quantize{{scheme=int4 group={group}}},kv-cache")
     outputs = {"m.gguf": "gguf", "onnx": "onnx", "trt": "tensorrt{targets=sm89}"}
     irlab.emit_all(module, {tmp_path / name: target for name, target in outputs.items()}, parity=False)
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
@@ -139,6 +141,9 @@ def test_the_files_of_one_command_hold_the_same_codes(tmp_path: Path) -> None:
     hashes = {row["constant"]["sha256"] for row in network["layers"] if row.get("constant", {}).get("type") == "int4"}
     for gguf_name, name in DEMO_MATRICES.items():
         from_gguf = nibbles_of_q4_0(tensors[gguf_name].data)
+        scales = scales_of_q4_0(tensors[gguf_name].data)
+        onnx_scales = next(onnx.numpy_helper.to_array(t) for n, t in initializers.items() if n.startswith(f"{name}.sc"))
+        np.testing.assert_array_equal(scales, np.repeat(onnx_scales.reshape(len(scales), -1), group // 32, axis=1))
         packed = onnx.numpy_helper.to_array(initializers[f"{name}.codes"])
         from_onnx = np.stack([packed & 15, packed >> 4], -1).reshape(from_gguf.shape)
         np.testing.assert_array_equal(from_gguf, from_onnx)
@@ -158,3 +163,9 @@ def nibbles_of_q4_0(blocks: np.ndarray) -> np.ndarray:
     """Rows of Q4_0 blocks (a 2-byte scale, 16 bytes whose low halves are the first 16 codes) -> u8[rows, columns]."""
     codes = blocks.reshape(len(blocks), -1, 18)[:, :, 2:]
     return np.concatenate([codes & 15, codes >> 4], -1).reshape(len(blocks), -1)
+
+
+def scales_of_q4_0(blocks: np.ndarray) -> np.ndarray:
+    """Rows of Q4_0 blocks -> f32[rows, blocks], their scales."""
+    scales = np.ascontiguousarray(blocks.reshape(len(blocks), -1, 18)[:, :, :2])
+    return scales.view(np.float16)[:, :, 0].astype(np.float32)

@@ -13,7 +13,7 @@ from irlab.backends.gguf import llama_cpp
 from irlab.backends.gguf.ggml import ggml_type
 from irlab.backends.gguf.library import llama_library
 from irlab.backends.gguf.llama_cpp import LlamaCpp, LlamaCppError
-from irlab.backends.gguf.writer import Tensor, TensorInfo, write_shards
+from irlab.backends.gguf.writer import ShardsWriter, TensorInfo
 from irlab.errors import InputError
 
 needs_runtime = pytest.mark.skipif(llama_library() is None, reason="no wheel with llama.cpp is installed")
@@ -104,12 +104,12 @@ def test_shards_are_one_model(model, runtime, tmp_path):
             numbers = field.types[-1] != gguf.GGUFValueType.STRING
             kinds = field.parts[-1].dtype
             metadata[key] = np.array(field.contents(), kinds) if numbers else field.contents()
-    tensors = []
-    for name, values in weights.items():
-        info = TensorInfo(name, values.shape, ggml_type("F32"))
-        tensors.append(Tensor(info, lambda values=values: [values.reshape(-1).view(np.uint8)]))
+    infos = [TensorInfo(name, values.shape, ggml_type("F32")) for name, values in weights.items()]
     (tmp_path / "shards").mkdir()
-    first = write_shards(tmp_path / "shards", "tiny", metadata, tensors, split_bytes=100_000)
+    with ShardsWriter(tmp_path / "shards", "tiny", metadata, infos, split_bytes=100_000) as shards:
+        for name, values in weights.items():
+            shards.write(name, values)
+    first = min((tmp_path / "shards").iterdir())
     assert len(list(first.parent.iterdir())) > 2
     assert np.array_equal(runtime.logits(first, [4, 5]), runtime.logits(tmp_path / "m.gguf", [4, 5]))
 

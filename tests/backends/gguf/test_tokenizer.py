@@ -15,7 +15,7 @@ from irlab.backends.gguf.llama_cpp import LlamaCpp
 from irlab.backends.gguf.pretokenizers import GPT2_WORDS, PRE_TOKENIZERS, SINGLE_DIGITS
 from irlab.backends.gguf.sentencepiece_model import read_sentencepiece
 from irlab.backends.gguf.tokenizer import no_tokenizer, tokenizer_metadata
-from irlab.backends.gguf.writer import Tensor, TensorInfo, write
+from irlab.backends.gguf.writer import TensorInfo, write
 from irlab.errors import InputError
 
 needs_runtime = pytest.mark.skipif(llama_library() is None, reason="no wheel with llama.cpp is installed")
@@ -358,12 +358,7 @@ def test_a_model_without_a_tokenizer_runs_token_ids(tiny_llama, runtime, tmp_pat
     keys = {"block_count": 1, "context_length": 64, "embedding_length": 64, "feed_forward_length": 96}
     keys |= {"attention.head_count": 4, "attention.head_count_kv": 1, "attention.layer_norm_rms_epsilon": 1e-5}
     metadata = {"general.architecture": "llama", **{f"llama.{key}": value for key, value in keys.items()}}
-    tensors = [
-        Tensor(
-            TensorInfo(name, values.shape, ggml_type("F32")), lambda values=values: [values.reshape(-1).view(np.uint8)]
-        )
-        for name, values in model.tensors().items()
-    ]
+    tensors = {TensorInfo(name, values.shape, ggml_type("F32")): values for name, values in model.tensors().items()}
     write(tmp_path / "m.gguf", {**metadata, **no_tokenizer("llama", 40).metadata}, tensors)
     model.write(tmp_path / "with.gguf")
     assert np.array_equal(runtime.logits(tmp_path / "m.gguf", [3, 4]), runtime.logits(tmp_path / "with.gguf", [3, 4]))

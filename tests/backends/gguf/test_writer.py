@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from irlab.backends.gguf import ggml
-from irlab.backends.gguf.writer import Tensor, TensorInfo, size_bytes, write, write_shards
+from irlab.backends.gguf.writer import GGUFWriter, ShardsWriter, TensorInfo, size_bytes, write
 from irlab.errors import InputError
 from irlab.outputs import whole_output
 
@@ -26,12 +26,9 @@ METADATA = {
 }
 
 
-def tensor(name: str, shape: tuple[int, ...], kind: str = "F32", pieces: int = 1) -> Tensor:
-    data = ggml.quantize(RNG.standard_normal(shape).astype(np.float32), kind)
-    flat = np.ascontiguousarray(data).ravel()
-    made = Tensor(TensorInfo(name, shape, ggml.ggml_type(kind)), lambda: np.array_split(flat, pieces))
-    DATA[name] = data
-    return made
+def tensor(name: str, shape: tuple[int, ...], kind: str = "F32") -> TensorInfo:
+    DATA[name] = ggml.quantize(RNG.standard_normal(shape).astype(np.float32), kind)
+    return TensorInfo(name, shape, ggml.ggml_type(kind))
 
 
 DATA: dict[str, np.ndarray] = {}
@@ -43,28 +40,31 @@ def read(path):
 
 
 def test_gguf_py_reads_back_metadata_and_tensors(tmp_path):
-    tensors = [
-        tensor("token_embd.weight", (5, 64), "Q8_0", pieces=3),
+    infos = [
+        tensor("token_embd.weight", (5, 64), "Q8_0"),
         tensor("one", (33,)),  # 132 bytes: the next tensor needs padding
-        tensor("experts", (3, 4, 32), "Q4_0", pieces=7),
+        tensor("experts", (3, 4, 32), "Q4_0"),
         tensor("half", (2, 3), "F16"),
     ]
-    written = []
-    write(tmp_path / "m.gguf", METADATA, tensors, progress=written.append)
+    with GGUFWriter(tmp_path / "m.gguf", METADATA, infos) as file:
+        # In any order, and in pieces.
+        file.write("experts", DATA["experts"])
+        file.write("token_embd.weight", DATA["token_embd.weight"][:2])
+        file.write("half", DATA["half"])
+        file.write("token_embd.weight", DATA["token_embd.weight"][2:])
+        file.write("one", DATA["one"])
     metadata, found = read(tmp_path / "m.gguf")
     for key, value in METADATA.items():
         if isinstance(value, np.ndarray):
             value = value.tolist()
         assert metadata[key] == pytest.approx(value) if isinstance(value, float) else metadata[key] == value, key
     assert gguf.GGUFReader(tmp_path / "m.gguf").fields["llama.block_count"].types == [gguf.GGUFValueType.UINT32]
-    assert list(found) == [t.info.name for t in tensors]
-    for t in tensors:
-        other = found[t.info.name]
-        assert tuple(reversed(other.shape.tolist())) == t.info.shape
+    assert list(found) == [info.name for info in infos]
+    for info in infos:
+        other = found[info.name]
+        assert tuple(reversed(other.shape.tolist())) == info.shape
         assert other.data_offset % gguf.GGUF_DEFAULT_ALIGNMENT == 0
-        assert other.data.tobytes() == DATA[t.info.name].tobytes()
-    assert sum(written) == sum(t.info.size_bytes for t in tensors)
-    infos = [t.info for t in tensors]
+        assert other.data.tobytes() == DATA[info.name].tobytes()
     assert size_bytes(METADATA, infos) == (tmp_path / "m.gguf").stat().st_size
 
 
@@ -86,16 +86,17 @@ def test_bytes_equal_those_of_gguf_py(tmp_path):
         "tokenizer.ggml.tokens": ["a", "β"],
         "tokenizer.ggml.scores": np.array([0.5, 1.5], np.float32),
     }
-    write(tmp_path / "ours.gguf", metadata, [ours])
+    write(tmp_path / "ours.gguf", metadata, {ours: DATA["w"]})
     assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
 
 
 def test_shards_hold_all_tensors_once(tmp_path):
-    tensors = [tensor(f"t{index}", (8, 32)) for index in range(5)]  # 1024 bytes each
-    first = write_shards(tmp_path, "m", METADATA, tensors, 2100)
+    infos = [tensor(f"t{index}", (8, 32)) for index in range(5)]  # 1024 bytes each
+    with ShardsWriter(tmp_path, "m", METADATA, infos, 2100) as shards:
+        for info in reversed(infos):
+            shards.write(info.name, DATA[info.name])
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == [f"m-{index:05d}-of-00003.gguf" for index in (1, 2, 3)]
-    assert first == paths[0]
     names = []
     for index, path in enumerate(paths):
         metadata, found = read(path)
@@ -105,34 +106,34 @@ def test_shards_hold_all_tensors_once(tmp_path):
     assert names == [f"t{index}" for index in range(5)]
 
 
-def test_one_chunk_is_held_at_a_time(tmp_path):
-    """Each chunk is on disk before the next one is asked for."""
+def test_a_piece_is_on_disk_when_it_was_written(tmp_path):
+    """Nothing is held back, so that memory does not grow."""
     sizes = []
-
-    def chunks():
+    with GGUFWriter(tmp_path / "m.gguf", METADATA, [TensorInfo("w", (4096,), ggml.ggml_type("F32"))]) as file:
         for _ in range(4):
+            file.write("w", np.zeros(4096, np.uint8))
             sizes.append((tmp_path / "m.gguf").stat().st_size)
-            yield np.zeros(4096, np.uint8)
-
-    write(tmp_path / "m.gguf", METADATA, [Tensor(TensorInfo("w", (4096,), ggml.ggml_type("F32")), chunks)])
     assert np.diff(sizes).tolist() == [4096] * 3
 
 
 def test_a_tensor_of_another_size_is_an_error(tmp_path):
-    short = Tensor(TensorInfo("w", (32,), ggml.ggml_type("F32")), lambda: [np.zeros(64, np.uint8)])
-    with pytest.raises(RuntimeError, match="w: 64 bytes came where 128 were announced"):
-        write(tmp_path / "m.gguf", METADATA, [short])
+    info = TensorInfo("w", (32,), ggml.ggml_type("F32"))
+    with pytest.raises(RuntimeError, match="w: 64 bytes less came than were announced"):
+        write(tmp_path / "m.gguf", METADATA, {info: np.zeros(64, np.uint8)})
+    with pytest.raises(RuntimeError, match="more bytes came for w"):
+        write(tmp_path / "m.gguf", METADATA, {info: np.zeros(129, np.uint8)})
 
 
 def test_an_interrupted_file_never_appears(tmp_path):
-    def interrupted():
-        yield np.zeros(64, np.uint8)
-        raise KeyboardInterrupt
-
-    bad = Tensor(TensorInfo("w", (32,), ggml.ggml_type("F32")), interrupted)
     target = tmp_path / "m.gguf"
-    with pytest.raises(KeyboardInterrupt), whole_output(target, directory=False, force=False) as partial:
-        write(partial, METADATA, [bad])
+    info = TensorInfo("w", (32,), ggml.ggml_type("F32"))
+    with (
+        pytest.raises(KeyboardInterrupt),
+        whole_output(target, directory=False, force=False) as partial,
+        GGUFWriter(partial, METADATA, [info]) as file,
+    ):
+        file.write("w", np.zeros(64, np.uint8))
+        raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,10 +149,10 @@ def test_an_interrupted_file_never_appears(tmp_path):
 def test_what_the_format_cannot_hold_is_refused(tmp_path, infos, message):
     f32 = ggml.ggml_type("F32")
     with pytest.raises(InputError, match=message):
-        write(tmp_path / "m.gguf", METADATA, [Tensor(TensorInfo(*info, f32), list) for info in infos])
+        GGUFWriter(tmp_path / "m.gguf", METADATA, [TensorInfo(*info, f32) for info in infos])
 
 
 @pytest.mark.parametrize("value", [-1, 1 << 32])
 def test_an_int_beyond_u32_needs_an_explicit_type(tmp_path, value):
     with pytest.raises(InputError, match=r"metadata k: .* is no u32"):
-        write(tmp_path / "m.gguf", {"k": value}, [])
+        write(tmp_path / "m.gguf", {"k": value}, {})

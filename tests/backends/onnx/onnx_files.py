@@ -11,6 +11,7 @@ import onnx
 
 from irlab.backends.onnx import ONNX
 from irlab.backends.onnx.writer import MODEL_FILE
+from irlab.emission import write_alone
 from irlab.ir import Module
 from irlab.passmgr import Context
 from irlab.verify import verify
@@ -22,7 +23,7 @@ def write(module: Module, directory: Path, **options: Any) -> Module:
     directory.mkdir()
     legal = backend.legalise(module.clone(), Context(targets=("onnx",)))
     verify(legal)
-    backend.write(legal, directory, Context())
+    write_alone(backend, legal, directory, Context())
     return legal
 
 

@@ -47,11 +47,12 @@ def test_a_directory_is_whole(tmp_path: Path) -> None:
 
 def test_parity_notices_another_network(tmp_path: Path) -> None:
     """What is evaluated must be what was built: network.json of another module is refused."""
+    from irlab.emission import write_alone
     from irlab.passmgr import Context
 
     backend = TensorRT(max_past=31, targets=("sm80",))
     one, other = (backend.legalise(Llama(eps=eps).module(), Context()) for eps in (1e-5, 1e-3))
-    backend.write(one, tmp_path, Context())
+    write_alone(backend, one, tmp_path, Context())
     assert backend.runtime_for(one).greedy(tmp_path, [3, 4], 2)
     with pytest.raises(CheckError, match="another network"):
         backend.runtime_for(other).greedy(tmp_path, [3, 4], 2)
