@@ -38,6 +38,8 @@ class Exact:
 
     type: GGMLType
     repack: Callable[[Codes], AnyArray]
+    blocks_per_scale: int = 1
+    """In how many blocks a scale is repeated: where groups are larger, the numbers are the same and take more bits."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ def exact(encoding: Encoding, columns: int) -> Exact | None:
         if same.matches(encoding):
             target = BlockEncoding(same.type_name)
             group = getattr(encoding, "group", 0)
-            if (group if group > 0 else columns) % target.kind.size == 0:
-                return Exact(ggml_type(same.type_name), partial(_as_blocks, target, same.scale))
+            width = group if group > 0 else columns
+            if width % target.kind.size == 0:
+                repack = partial(_as_blocks, target, same.scale)
+                return Exact(ggml_type(same.type_name), repack, width // target.kind.size)
     return None
 
 

@@ -9,10 +9,13 @@ from irlab.backends.gguf import adapter
 from irlab.backends.gguf.anatomy import dissect
 from irlab.backends.gguf.blocks import missing_blocks
 from irlab.backends.gguf.cache import without_codes
+from irlab.backends.gguf.encoding import exact
+from irlab.backends.gguf.ggml import GGMLType
 from irlab.backends.gguf.legalise import architecture_of
 from irlab.backends.gguf.names import named_weights
 from irlab.backends.gguf.weight_types import tensor_types
 from irlab.backends.gguf.writer import TensorInfo
+from irlab.encodings import Encoding
 from irlab.errors import IrlabError
 from irlab.expansion import decode_shared
 from irlab.ir import Module
@@ -56,9 +59,8 @@ def plan(module: Module, options: GGUF) -> list[PlanRow]:
     size_bytes = 0
     for name, value in named_weights(decoder):
         shape, element = static_shape(value.type), value.type.element
-        how = "stored as" if isinstance(element, DType) else "the same codes as"
         what = f"weights of {element}, {shape[-1]} columns" if len(shape) > 1 else f"vectors of {element}"
-        counts[what, f"{how} {types[name]}"] += 1
+        counts[what, _how(element, shape[-1], types[name])] += 1
         size_bytes += TensorInfo(name, shape, types[name]).size_bytes
     rows += [PlanRow(f"{count} {what}", "native", note) for (what, note), count in counts.items()]
     if told:
@@ -67,3 +69,12 @@ def plan(module: Module, options: GGUF) -> list[PlanRow]:
         rows.append(PlanRow(f"{corrected} low-rank corrections", "native", "a LoRA adapter beside the file"))
     rows += [PlanRow("a fallback", "native", text) for text in fallbacks]
     return [*rows, PlanRow("the weights in the file", "native", f"{size_bytes:,} bytes")]
+
+
+def _how(element: DType | Encoding, columns: int, type: GGMLType) -> str:
+    """How weights are stored as `type`."""
+    if isinstance(element, DType):
+        return f"stored as {type}"
+    held = exact(element, columns)
+    shared = held.blocks_per_scale if held is not None else 1
+    return f"the same codes as {type}" + (f", each scale in {shared} blocks" if shared > 1 else "")

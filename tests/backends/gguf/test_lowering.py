@@ -221,6 +221,15 @@ def test_the_plan_says_how_weights_are_stored_or_what_does_not_fit(
     assert any("are not whole blocks of Q4_K" in row.note for row in allowed)
 
 
+def test_the_plan_says_where_scales_are_repeated() -> None:
+    from irlab.backends.gguf import GGUF
+
+    module = irlab.run(irlab.load("demo"), "fuse,quantize{scheme=int4 group=128},kv-cache")
+    notes = {row.what: row.note for row in GGUF().plan(module)}
+    what = "weights of q<int4, sym, group=128, scale=f16>, 768 columns"
+    assert notes[f"4 {what}"] == "the same codes as Q4_0, each scale in 4 blocks"
+
+
 def test_shards_are_written_and_run(models: Callable[[str], Module], tmp_path: Path) -> None:
     emitted = irlab.emit(models("llama"), "gguf", tmp_path / "shards", parity=True, split=100_000)
     assert len(list((tmp_path / "shards").iterdir())) > 2
