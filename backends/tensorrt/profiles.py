@@ -14,6 +14,7 @@ from irlab import dims
 from irlab.dims import Size
 from irlab.errors import LegalityError, UsageError
 from irlab.ir import Graph, Value
+from irlab.options import did_you_mean
 
 _DEFAULT_CONTEXT: Final = 4096
 """Positions where the model does not say, and at most by default: caches are buffers of that length."""
@@ -124,13 +125,17 @@ def _number(size: Size, point: Mapping[str, int]) -> int:
 
 def profiles(graph: Graph, limits: Limits, buffered: bool) -> list[Profile]:
     """The profiles of a graph, for resolved `limits`. `buffered`: caches are buffers, so that only the sum of past and
-    seq is bounded. Raises LegalityError for a symbol whose sizes nobody states."""
+    seq is bounded. Raises LegalityError for a symbol whose sizes nobody states, UsageError for one that is stated and
+    that no input has."""
     names = {name for value in graph.inputs for size in value.type.shape for name in dims.symbols(size)}
     spans = {
         "batch": Span(1, limits.opt_batch, limits.max_batch),
         "seq": Span(1, limits.opt_seq, limits.max_seq),
         **(limits.others or {}),
     }
+    for name in sorted((limits.others or {}).keys() - (names - {"past"})):
+        hint = "max-past and opt-past bound it" if name == "past" else did_you_mean(name, names)
+        raise UsageError(f"sizes={name}: no input has a size '{name}' that is free", hint)
     for name in sorted(names - spans.keys() - {"past"}):
         where = next(value for value in graph.inputs if any(name in dims.symbols(d) for d in value.type.shape))
         raise LegalityError(

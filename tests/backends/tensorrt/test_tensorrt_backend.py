@@ -89,6 +89,10 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[IrlabError], str]] = {
         lambda: Llama().module(), {"opt_past": 500}, UsageError, "opt-past=500 and max-past=127 contradict",
     ),
     "sizes": (lambda: Llama().module(), {"sizes": ("frames:9:4:16",)}, UsageError, "9 <= 4 <= 16 does not hold"),
+    "sizes of nothing": (
+        lambda: Llama().module(), {"sizes": ("bach:1:2:4",)}, UsageError, "no input has a size 'bach'.*mean 'batch'",
+    ),
+    "sizes of the past": (lambda: Llama().module(), {"sizes": ("past:1:2:4",)}, UsageError, "max-past and opt-past"),
     "a capability": (lambda: Llama().module(), {"targets": ("sm90",)}, UsageError, "cannot build for 'sm90'"),
     "bf16 on sm75": (
         lambda: Llama().module(), {"targets": ("sm75",), "precision": "bf16"}, LegalityError, "sm75.*cannot hold bf16",
