@@ -108,9 +108,10 @@ class TensorRT(Backend, name="tensorrt"):
 
     def legalise(self, module: Module, ctx: Context) -> Module:
         from irlab.backends.tensorrt.legalise import legalise
-        from irlab.backends.tensorrt.profiles import buffered_caches, profiles
+        from irlab.backends.tensorrt.profiles import buffered_caches, profiles, require_sizes
 
         limits = self.limits(module)
+        require_sizes(module.graph, limits.others or ())
         legal = legalise(module, self.precision, ctx, self._builds_experts)
         self.chosen_targets(legal)
         profiles(legal.graph, limits, bool(buffered_caches(legal.graph)))

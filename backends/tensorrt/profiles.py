@@ -6,7 +6,7 @@ without a cache has one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -123,19 +123,29 @@ def _number(size: Size, point: Mapping[str, int]) -> int:
     return found
 
 
+def _names(graph: Graph) -> set[str]:
+    """The symbols in the sizes of inputs."""
+    return {name for value in graph.inputs for size in value.type.shape for name in dims.symbols(size)}
+
+
+def require_sizes(graph: Graph, stated: Iterable[str]) -> None:
+    """Raise UsageError for a size that is `stated` by name and that no input has."""
+    free = _names(graph) - {"past"}
+    for name in stated:
+        if name not in free:
+            hint = "max-past and opt-past bound it" if name == "past" else did_you_mean(name, free)
+            raise UsageError(f"sizes={name}: no input has a size '{name}' that is free", hint)
+
+
 def profiles(graph: Graph, limits: Limits, buffered: bool) -> list[Profile]:
     """The profiles of a graph, for resolved `limits`. `buffered`: caches are buffers, so that only the sum of past and
-    seq is bounded. Raises LegalityError for a symbol whose sizes nobody states, UsageError for one that is stated and
-    that no input has."""
-    names = {name for value in graph.inputs for size in value.type.shape for name in dims.symbols(size)}
+    seq is bounded. Raises LegalityError for a symbol whose sizes nobody states."""
+    names = _names(graph)
     spans = {
         "batch": Span(1, limits.opt_batch, limits.max_batch),
         "seq": Span(1, limits.opt_seq, limits.max_seq),
         **(limits.others or {}),
     }
-    for name in sorted((limits.others or {}).keys() - (names - {"past"})):
-        hint = "max-past and opt-past bound it" if name == "past" else did_you_mean(name, names)
-        raise UsageError(f"sizes={name}: no input has a size '{name}' that is free", hint)
     for name in sorted(names - spans.keys() - {"past"}):
         where = next(value for value in graph.inputs if any(name in dims.symbols(d) for d in value.type.shape))
         raise LegalityError(
