@@ -174,11 +174,14 @@ class TensorRT(Backend, name="tensorrt"):
 
         if any(op.symbol.type.encoding is not None for op in module.graph.find(Weight)):
             return None
-        if compute_dtype(module) is f32:
+        dtype = compute_dtype(module)
+        if dtype is f32:
             return 1e-2
         # The interpreter and the evaluator round to half at every layer, each in its own order: independent errors,
         # which grow with the root of the depth. (SmolLM2, 30 layers: each lies 0.1 from f32 where logits reach 29.)
-        return 5e-2 * math.sqrt(max(1.0, len(module.graph.find(Attention)) / _SHALLOW_LAYERS))
+        depth = math.sqrt(max(1.0, len(module.graph.find(Attention)) / _SHALLOW_LAYERS))
+        # As many units in the last place of bf16, which are eight times as large: logits of 17 lie 0.125 apart.
+        return 5e-2 * depth * (8 if dtype is bf16 else 1)
 
     def runtime_for(self, module: Module) -> Runtime:
         from irlab.backends.tensorrt.process import NetworkRuntime
