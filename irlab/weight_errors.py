@@ -12,6 +12,7 @@ from .analysis import ByWeight, Doubles, InputHessian, InputStatistics, LayerSta
 from .floats import as_f32
 from .ir import Module
 from .layers import layer_name
+from .low_rank import multiply_out
 from .passmgr import Context, Instrument, Pass, PassRecord
 from .weights import Encode, WeightSymbol
 
@@ -99,7 +100,11 @@ class MeasureWeights(Instrument):
             return
         old, before, self._before = self._before.weights, self._before, None
         known = {name for each in self._ctx.manager.records[self._first :] for name in each.layers}
-        new = {name: s for name, s in module.weights.items() if name in old and name not in known}
+        # A matrix that became two factors is what their product is.
+        whole = module.clone()
+        multiply_out(whole.graph)
+        after = whole.weights | module.weights
+        new = {name: symbol for name, symbol in after.items() if name in old and name not in known}
         changed = [name for name, symbol in new.items() if symbol.recipe != old[name].recipe and symbol.type.rank > 1]
         hessians: Mapping[str, InputHessian] = {}
         if changed and self._ctx.calibration is not None:

@@ -41,6 +41,18 @@ def test_weights_that_backends_compute_are_measured(module: Module, tmp_path: Pa
     assert record.layers[UP]["bits"] == 4.5 and record.layers["model.embed_tokens.weight"]["bits"] == 8.5
 
 
+def test_of_two_factors_the_product_is_measured(module: Module, tmp_path: Path) -> None:
+    pipeline = "low-rank{method=svd rank=64}"
+    (record,) = measured(module, pipeline, tmp_path)
+    before = np.array(module.weights[UP].recipe.read()).astype(np.float64)
+    new = irlab.run(module, pipeline).weights
+    a, b = (np.array(new[f"{UP}.{side}"].recipe.read()).astype(np.float64) for side in "ab")
+    assert len(record.layers) == 28 and not any(name.endswith((".a", ".b")) for name in record.layers)
+    wanted = np.linalg.norm(before - b @ a) / np.linalg.norm(before)
+    assert record.layers[UP]["weight_error"] == pytest.approx(wanted, rel=1e-2) and wanted > 0.1
+    assert record.layers[UP]["bits"] == pytest.approx(16 * 64 * (256 + 768) / (256 * 768))
+
+
 def test_with_calibration_data_the_errors_of_outputs_too(module: Module, tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 1024, (8, 32))
     rounded, kept = measured(module, "quantize{scheme=int4},quantize{scheme=int8}", tmp_path, ids)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import irlab
 from irlab import Context, Module
+from irlab.cache import Shelf
 from irlab.calibration import Sample
 from irlab.encodings import CodebookEncoding, IntegerEncoding
 from irlab.errors import InputError
 from irlab.floats import as_f32
+from irlab.original import Original
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.sparsify.solve import Pattern, refined, refit, sparse_gpt
 from irlab.passmgr import PassManager, PassRecord
@@ -129,6 +132,36 @@ def test_a_shared_sweep_beats_rounding_what_wanda_left(module: Module, ids: np.n
     assert abs(zeros(joint) - 0.5) < 0.12  # a few more are rounded to zero
     apart, _ = run(module, "sparsify{method=wanda refit=false},quantize", train, tmp_path)
     assert divergence(module, joint, held_out) < 0.7 * divergence(module, apart, held_out)
+
+
+@pytest.mark.parametrize("pipeline", ["sparsify", "sparsify{method=wanda},quantize{method=gptq}"])
+def test_an_interrupted_run_goes_on_with_the_original_beside_it(
+    module: Module, ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str
+) -> None:
+    """What the original model computes is not kept: it runs again through the layers that are done."""
+    few, kept, skipped = ids[:384], tmp_path / "a", list[int]()
+    put, skip = Shelf.put, Original.skip
+
+    def put_two(shelf: Shelf, item: str, *rest: Any) -> None:
+        if item == "layer-0003":
+            raise KeyboardInterrupt
+        put(shelf, item, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shelf, "put", put_two)
+        with pytest.raises(KeyboardInterrupt):
+            run(module, pipeline, few, kept)
+    done = {file: file.stat().st_mtime_ns for file in kept.rglob("layer-*.safetensors")}
+    assert len(done) == 3
+    monkeypatch.setattr(Original, "skip", lambda self, index: skipped.append(index) or skip(self, index))
+    resumed, records = run(module, pipeline, few, kept)
+    assert skipped == [0, 1, 2]
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+    whole, fresh = run(module, pipeline, few, tmp_path / "b")
+    assert skipped == [0, 1, 2]
+    for name, symbol in whole.weights.items():
+        assert np.array_equal(symbol.recipe.read(), resumed.weights[name].recipe.read()), name
+    assert [record.layers for record in records] == [record.layers for record in fresh]
 
 
 def test_what_stays_makes_up_for_the_layers_before() -> None:
