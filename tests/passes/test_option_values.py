@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+from tiny_models import tiny_model
 
 import irlab
 from irlab import Context, Module, registry
@@ -96,8 +97,14 @@ def test_every_number_has_its_bounds_and_is_held_to_them(cls: type[Configurable]
 
 
 @pytest.fixture(scope="module")
-def module() -> Module:
-    return irlab.run(irlab.load("demo"), "fuse")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Module:
+    directory = tiny_model(tmp_path_factory.mktemp("llama"), "llama", num_hidden_layers=2)
+    return irlab.run(irlab.load(directory), "fuse")
+
+
+@pytest.fixture(scope="module")
+def ids() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 96, (8, 32))
 
 
 def pipeline(cls: type[Configurable], option: Option, text: str) -> str:
@@ -111,12 +118,18 @@ PASSES: Final = [(cls, option) for cls, option in OPTIONS if cls.name in registr
 
 @pytest.mark.parametrize(
     "text",
-    [pipeline(cls, option, text) for cls, option in PASSES for text in taken(cls, option) if text != "0.5"],
+    [
+        pipeline(cls, option, text)
+        for cls, option in PASSES
+        for text in taken(cls, option)
+        if text != "0.5" and not (option.text_name == "steps" and text == "1000000000")  # it would be taken at its word
+    ],
 )
-def test_what_is_taken_is_done_or_refused_in_one_line(text: str, module: Module, tmp_path: Path) -> None:
+def test_what_is_taken_is_done_or_refused_in_one_line(
+    text: str, module: Module, ids: np.ndarray, tmp_path: Path
+) -> None:
     """Extreme values: the module changes, or the refusal blames the model (1) or the value (2), or it is told that
     nothing changed."""
-    ids = np.random.default_rng(0).integers(0, 1024, (24, 32))
     told: list[str] = []
     new = module.clone()
     ctx = Context(calibration=Sample(ids, length=32), cache_dir=tmp_path, is_plan="heal" in text)
@@ -128,7 +141,8 @@ def test_what_is_taken_is_done_or_refused_in_one_line(text: str, module: Module,
         return
     except IrlabError as error:
         pytest.fail(f"{type(error).__name__}: {error}")
-    assert str(new) != str(module) or any("changed nothing" in line for line in told)
+    if any(step.exactness == "lossy" for step in build_pipeline(text)):
+        assert str(new) != str(module) or any("changed nothing" in line for line in told)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +153,7 @@ def test_what_is_taken_is_done_or_refused_in_one_line(text: str, module: Module,
         ("sparsify{sparsity=1.5}", 2, "takes a number of at least 0 and below 1, not '1.5'"),
         ("sparsify{sparsity=0}", 2, "leaves everything as it is"),
         ("sparsify{pattern=2:4 sparsity=0.3}", 2, "a sparsity of 0.5"),
-        ("quantize,correct{rank=100000}", 1, "no matrix has a rank of 100000 (the largest possible is 256)"),
+        ("quantize,correct{rank=100000}", 1, "no matrix has a rank of 100000 (the largest possible is 64)"),
         ("quantize,correct{rank=0}", 2, "leaves everything as it is"),
         ("hash-weights{compression=1000000}", 2, "from 2 to 999999"),
         ("hash-weights{compression=99999}", 1, "no tables"),
@@ -154,8 +168,9 @@ def test_what_is_taken_is_done_or_refused_in_one_line(text: str, module: Module,
         ("repeat{n=0}(cse)", 2, "at least 1"),
     ],
 )
-def test_whose_fault_a_value_is(text: str, status: int, message: str, module: Module, tmp_path: Path) -> None:
-    ids = np.random.default_rng(0).integers(0, 1024, (24, 32))
+def test_whose_fault_a_value_is(
+    text: str, status: int, message: str, module: Module, ids: np.ndarray, tmp_path: Path
+) -> None:
     with pytest.raises(IrlabError) as error:
         irlab.run(module, text, calibration=ids, calibration_length=32, cache_dir=tmp_path)
     assert error.value.exit_status == status and message in str(error.value)
