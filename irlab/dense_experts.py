@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
+from typing import TypeAlias
 
 from .ir import Graph, Value, Weight
 from .ops import nn, prim
 from .ops.nn_op import in_f32, to_dtype_of
 from .weights import Reshape, Slice, Transpose, WeightSymbol, static_shape
 
+Mixture: TypeAlias = "nn.MoE | nn.Experts"
 
-def compute_every_expert(graph: Graph, made_by: str, held: Callable[[nn.Experts], bool] = lambda op: False) -> int:
+
+def compute_every_expert(graph: Graph, made_by: str, held: Callable[[Mixture], bool] = lambda op: False) -> int:
     """Replace the mixtures of `graph` whose experts are weights by ops that every runtime has, except those that are
-    `held` once their router is spelled out. Gives how many there were."""
+    `held`, as nn.moe or as nn.experts with the router spelled out. Gives how many there were."""
     for op in graph.find(nn.MoE):
-        graph.replace(op, op.decompose(), made_by=made_by)
+        if not held(op):
+            graph.replace(op, op.decompose(), made_by=made_by)
     found = [op for op in graph.find(nn.Experts) if _of_weights(op) and not held(op)]
     for experts in found:
         graph.replace(experts, _dense(experts), made_by=made_by)

@@ -101,7 +101,16 @@ class ONNX(Backend, name="onnx"):
 
         length = genai.context_length(module, self.max_length)
         portable = self.profile == "portable"
-        return Settings(self.provider, portable, self.precision, self.hybrid, self.group, length, self.fixed)
+        return Settings(
+            self.provider,
+            portable,
+            self.precision,
+            self.hybrid,
+            self.group,
+            length,
+            self.fixed,
+            self.accuracy_level,
+        )
 
     def refuse(self, module: Module, out: Path) -> None:
         from irlab.backends.onnx.writer import emit

@@ -17,7 +17,7 @@ from irlab.errors import LegalityError
 from irlab.ir import Value, Weight
 from irlab.ops import nn
 from irlab.types import DType, f32, u8
-from irlab.weights import WeightSymbol, numpy_dtype
+from irlab.weights import Reshape, WeightSymbol, numpy_dtype, static_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,6 +131,18 @@ def nbits(e: Emitter, symbol: WeightSymbol, dtype: DType) -> tuple[str, str, str
         part = Part("zeros", UINT8, (rows, zero_bytes), lambda parts: _nibbles_or_bytes(bits, parts["zeros"]))
         zeros = _store(e, symbol, part, zero_bytes)
     return _store(e, symbol, codes, row_bytes), _row_scales(e, symbol, dtype), zeros
+
+
+def stacked(e: Emitter, symbol: WeightSymbol, dtype: DType) -> tuple[str, str, str]:
+    """As `nbits` for a stack of matrices [experts, rows, columns], as QMoE takes it: u8[experts, rows, bytes of a row],
+    scales [experts, rows, groups] and zero points u8[experts, rows, bytes of the zeros of a row]."""
+    count, rows, columns = static_shape(symbol.type)
+    names = nbits(e, WeightSymbol(symbol.name, Reshape(symbol.recipe, (count * rows, columns))), dtype)
+    for name in filter(None, names):
+        flat = e.tensors[name]
+        width = flat.row_bytes if flat.onnx_type == UINT8 else flat.shape[-1]
+        e.tensors[name] = replace(flat, shape=(count, rows, width))
+    return names
 
 
 def _row_scales(e: Emitter, symbol: WeightSymbol, dtype: DType) -> str:

@@ -11,12 +11,14 @@ from irlab.backends.onnx.attention import AttentionRewriter
 from irlab.backends.onnx.codes import integer_encoding
 from irlab.backends.onnx.dialect import FlatAttention
 from irlab.backends.onnx.emitter import Lowering
-from irlab.backends.onnx.lowerings import calls, integer, lowerings
+from irlab.backends.onnx.lowerings import calls, experts, integer, lowerings
 from irlab.backends.onnx.providers import PROVIDERS, Provider
 from irlab.backends.onnx.storage import ONNX_TYPE
 from irlab.backends.onnx.vocabulary import Vocabulary
+from irlab.dense_experts import compute_every_expert
 from irlab.errors import LegalityError
 from irlab.ir import Graph, Module, Op, Return, Weight
+from irlab.ops import nn
 from irlab.ops.call import Call
 from irlab.ops.nn import NNOp
 from irlab.passmgr import Context
@@ -35,6 +37,7 @@ class Settings:
     group: int = 32
     max_length: int = 0
     fixed: tuple[str, ...] = ()
+    accuracy_level: int = 4
 
     def vocabulary(self, module: Module) -> Vocabulary:
         """What a file of `module`, in the dtype that it computes in, may say."""
@@ -64,6 +67,11 @@ def _legalise_graph(
     graph: Graph, settings: Settings, vocabulary: Vocabulary, held: Mapping[type[Op], Lowering]
 ) -> None:
     AttentionRewriter(graph, vocabulary, settings.max_length).run()
+    compute_every_expert(
+        graph,
+        "onnx-decompose",
+        lambda op: isinstance(op, nn.MoE) and experts.fits(op, vocabulary, settings.accuracy_level),
+    )
     decompose(graph, held)
     integer_products.prepare(graph, integer.able(vocabulary), "onnx-integers")
     if settings.hybrid:

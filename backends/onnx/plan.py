@@ -114,6 +114,10 @@ def _holding(cls: type[Op], vocabulary: Vocabulary, held: Mapping[type[Op], obje
         note = _ATTENTION["GroupQueryAttention" if grouped else otherwise]
         note = note.format(otherwise=otherwise or "decomposed")
         return ("native" if grouped or otherwise else "emulated"), note
+    if cls is nn.MoE and cls in held:
+        return "native", "MoE, or QMoE of codes in blocks, if it is gated by silu; else every expert is computed"
+    if cls in (nn.MoE, nn.Experts):
+        return "emulated", "every expert is computed for every token"
     if cls is nn.LowRankLinear:
         return "native", "two thin MatMuls, beside that of a weight"
     if cls in (nn.QuantizeCache, nn.DequantizeCache) and grouped and vocabulary.provider.table == "cpu":

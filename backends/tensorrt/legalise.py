@@ -63,7 +63,7 @@ def _spell_experts_out(module: Module, builds_experts: Callable[[Module], bool])
     mixtures = [op for graph in graphs(module.graph) for kind in (nn.MoE, nn.Experts) for op in graph.find(kind)]
     layers = bool(mixtures) and builds_experts(module)
     for graph in list(graphs(module.graph)):
-        if compute_every_expert(graph, _MADE_BY, lambda op: layers and experts.fits(op)):
+        if compute_every_expert(graph, _MADE_BY, lambda op: layers and isinstance(op, nn.Experts) and experts.fits(op)):
             note(module, EVERY_EXPERT)
 
 

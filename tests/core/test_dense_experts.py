@@ -43,9 +43,9 @@ def test_codes_stay_the_same_codes() -> None:
 def test_an_expert_chosen_twice_counts_twice() -> None:
     b = irlab.GraphBuilder()
     x = b.input("x", "f32", (2, 8))
-    chosen, scores = b.input("chosen", "i64", (2, 2)), b.input("scores", "f32", (2, 2))
+    chosen, shares = b.input("chosen", "i64", (2, 2)), b.input("scores", "f32", (2, 2))
     gate, up = (b.random_weight(name, "f32", (3, 4, 8), i) for i, name in enumerate(("gate", "up")))
-    b.output(y=nn.experts(x, chosen, scores, gate, up, b.random_weight("down", "f32", (3, 8, 4), 2)))
+    b.output(y=nn.experts(x, chosen, shares, gate, up, b.random_weight("down", "f32", (3, 8, 4), 2)))
     module = b.module()
     given = {
         "x": np.ones((2, 8), "f4") * 50,
@@ -59,5 +59,7 @@ def test_an_expert_chosen_twice_counts_twice() -> None:
 
 def test_what_is_held_stays() -> None:
     module = mixture()
-    assert compute_every_expert(module.graph, "test", lambda op: op.activation == "silu") == 0
+    assert compute_every_expert(module.graph, "test", lambda op: isinstance(op, nn.MoE)) == 0
+    assert len(module.graph.find(nn.MoE)) == 2
+    assert compute_every_expert(module.graph, "test", lambda op: isinstance(op, nn.Experts)) == 0
     assert len(module.graph.find(nn.Experts)) == 2

@@ -11,6 +11,7 @@ from irlab.backends.onnx.lowerings import (
     attention,
     calls,
     control,
+    experts,
     hybrid,
     integer,
     layout,
@@ -34,11 +35,12 @@ STANDARD: dict[type[Op], Lowering] = {
 }
 """The portable profile: ops of opset 23 only."""
 
-FAST: dict[type[Op], Lowering] = {**STANDARD, **microsoft.LOWERINGS, **hybrid.LOWERINGS}
+FAST: dict[type[Op], Lowering] = {**STANDARD, **microsoft.LOWERINGS, **experts.LOWERINGS, **hybrid.LOWERINGS}
 """The fast profile: what ONNX Runtime has beyond that."""
 
 WORDS: Final[dict[type[Op], tuple[tuple[str, Lowering], ...]]] = {
     nn.Linear: (("ms:MatMulNBits", microsoft.linear), ("MatMul", neural.linear)),
+    nn.MoE: (("ms:MoE", experts.moe), ("ms:QMoE", experts.moe)),
     nn.Embedding: (("ms:GatherBlockQuantized", microsoft.embedding), ("Gather", neural.embedding)),
     nn.RMSNorm: (("RMSNormalization", neural.rms_norm), ("SimplifiedLayerNormalization", microsoft.rms_norm)),
     nn.LayerNorm: (("LayerNormalization", neural.layer_norm),),
