@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-import torch
-
 import irlab
-from irlab.activations import Activations
 from irlab.cache import Shelf
 from irlab.calibration import ALL, Batch, Sample
 from irlab.collect import module_key
 from irlab.errors import InputError, UsageError
 from irlab.ir import Graph, Module
 from irlab.options import Bounds
-from irlab.passes.cast import Cast, working_dtype
-from irlab.passes.heal.losses import Objective, matching
-from irlab.passes.heal.parameters import Parameters, matrices, numbers, trainable, training_bytes
-from irlab.passes.heal.stack import Stack
-from irlab.passes.heal.training import Schedule, Training
+from irlab.passes.heal.trainable import matrices, numbers, trainable, training_bytes
 from irlab.passmgr import Context, Pass
-from irlab.types import f32
 from irlab.weight_uses import replace_weights
-from irlab.weights import Array, WeightSymbol, numpy_dtype, pending, static_shape
-
-_HELD_OUT: Final = 16
-"""One batch in so many is not trained on, and measured before and after."""
+from irlab.weights import pending, static_shape
 
 _LEAST_BATCHES: Final = 3
-_HEALED: Final = "healed"
-_RATE, _LORA_RATE = 2e-4, 3e-3
+HEALED: Final = "healed"
+"""The weights on the shelf that a run leaves."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +89,14 @@ class Heal(
         _require_memory(module, teacher, self.rank if self.lora else None)
         key = module_key(module, batches, ctx, self.resolved_text(), teacher.graph)
         shelf = Shelf.open(ctx.cache, "healed", key)
-        if not shelf.has(_HEALED):
-            steps = self._train(module, teacher, batches, shelf, ctx)
+        if not shelf.has(HEALED):
+            from irlab.passes.heal.distillation import distil
+
+            steps = distil(self, module, teacher, batches, shelf, ctx)
             for _ in ctx.progress.track(steps, "heal", self.steps):
                 pass
-        note = shelf.note(_HEALED)
-        healed = shelf.symbols(_HEALED)
+        note = shelf.note(HEALED)
+        healed = shelf.symbols(HEALED)
         replace_weights(module.graph, healed)
         ctx.note_weights_computed(len(healed))
         ctx.note_rewrites({"train": len(healed)})
@@ -135,45 +126,8 @@ class Heal(
             batches = ctx.batches(Sample(self.data, tokens=ALL, length=length), module)
         if len(batches) < _LEAST_BATCHES:
             hint = "give a longer text, or more of it with --calibration-tokens"
-            raise InputError(f"heal: {_size(batches):,} tokens are too few to train on", hint)
+            raise InputError(f"heal: {size(batches):,} tokens are too few to train on", hint)
         return batches
-
-    def _train(
-        self, module: Module, teacher: Module, batches: Sequence[Batch], shelf: Shelf, ctx: Context
-    ) -> Iterator[None]:
-        """Train, step by step, and leave the weights on `shelf`."""
-        student, teacher = _in_f32(module), _in_f32(teacher)
-        parameters = Parameters(student.graph, self.rank if self.lora else None, ctx.device, ctx.seed)
-        held = max(1, len(batches) // _HELD_OUT)
-        with Activations() as store, Activations() as other:
-            mine = Stack(student.graph, batches, ctx.device, store, parameters, self.recompute)
-            theirs = Stack(teacher.graph, batches, ctx.device, other)
-            objective = Objective(
-                self.logits, self.hidden, self.text, self.temperature, matching(mine, theirs), mine.outputs
-            )
-
-            def loss(batch: int) -> torch.Tensor:
-                with torch.no_grad():
-                    wanted = theirs(batch)
-                return objective(mine(batch), wanted, _ids(batches[batch]))
-
-            def distance() -> float:
-                with torch.no_grad():
-                    found = [objective.prediction(mine(b), theirs(b)) for b in range(len(batches) - held, len(batches))]
-                return float(torch.stack(found).mean())
-
-            schedule = Schedule(self.steps, self.rate or (_LORA_RATE if self.lora else _RATE))
-            training = Training(parameters.leaves, loss, len(batches) - held, schedule, ctx.seed, shelf)
-            before = distance()
-            try:
-                yield from training.run()
-            except FloatingPointError as error:
-                raise InputError(f"heal: {error}", "give a smaller rate") from None
-            what = "kl" if mine.outputs == ("logits",) else "error"
-            metrics = {f"held_out_{what}_before": before, f"held_out_{what}_after": distance()}
-            metrics["text_tokens"] = _size(batches)
-            shelf.put(_HEALED, _merged(module, parameters), {"losses": training.losses, "metrics": metrics}, ctx.jobs)
-            training.forget()
 
 
 def _require_change(ctx: Context) -> Module:
@@ -184,32 +138,9 @@ def _require_change(ctx: Context) -> Module:
     return original
 
 
-def _merged(module: Module, parameters: Parameters) -> list[WeightSymbol]:
-    """The trained weights, in the dtypes of `module`."""
-    found = []
-    with torch.no_grad():
-        for name in parameters:
-            kind = module.weights[name].type
-            values = parameters[name].float().cpu().numpy()
-            found.append(WeightSymbol(name, Array(kind, values.astype(numpy_dtype(kind.dtype)))))
-    return found
-
-
-def _in_f32(module: Module) -> Module:
-    new = module.clone()
-    if working_dtype(new.graph) is not f32:
-        Cast(dtype="f32").run(new, Context())
-    return new
-
-
-def _size(batches: Sequence[Batch]) -> int:
+def size(batches: Sequence[Batch]) -> int:
     """How many tokens (of a table: numbers of its first column)."""
     return sum(next(iter(batch.values())).size for batch in batches)
-
-
-def _ids(batch: Batch) -> torch.Tensor | None:
-    ids = batch.get("input_ids")
-    return None if ids is None else torch.as_tensor(ids)
 
 
 def _require_same_outputs(student: Module, teacher: Module) -> None:

@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 from irlab.errors import InputError, UsageError
 from irlab.ir import Module
 from irlab.options import Bounds
-from irlab.passes.prune.bridging import bridge
-from irlab.passes.prune.layer_choice import least_influence, least_loss
 from irlab.passes.prune.streams import drop, streams
 from irlab.passes.quantize.gptq import Damping
 from irlab.passes.quantize.selection import before_encoding, select_matrices
@@ -89,12 +87,16 @@ class DropLayers(
             batches = ctx.calibration_batches(module)
             gone = set(self.indices or self._choose(module, wanted, ctx))
             if self.refit:
+                from irlab.passes.prune.bridging import bridge
+
                 ctx.note_weights_computed(bridge(module.graph, sorted(gone), batches, self.damping, ctx))
             else:
                 drop(module.graph, [stream for stream in found if stream.number in gone])
         ctx.note_rewrites({f"drop-{stream.name}": 1 for stream in found if stream.number in gone})
 
     def _choose(self, module: Module, count: int, ctx: Context) -> list[int]:
+        from irlab.passes.prune.layer_choice import least_influence, least_loss
+
         batches = ctx.calibration_batches(module)
         predicts = "logits" in module.graph.outputs and all("input_ids" in batch for batch in batches)
         choose = least_loss if self.choose == "loss" and predicts else least_influence

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from irlab.activations import Activations
 from irlab.errors import InputError
-from irlab.ir import Module, Value
+from irlab.ir import Module, Value, path_of
 from irlab.layers import Layer
 from irlab.ops import nn, prim
 from irlab.passmgr import Context, Pass
 from irlab.types import f32, tensor
-from irlab.walk import Walk, require_finite
 from irlab.weights import Array, Random, WeightSymbol, static_shape
+
+if TYPE_CHECKING:
+    from irlab.walk import Walk
 
 Floats = npt.NDArray[np.float32]
 
@@ -69,7 +70,7 @@ class QuantizeCache(
         if not attentions:
             raise InputError("quantize-cache: the graph has no nn.attention", "run fuse first, on a decoder")
         for op in attentions:
-            where = op.loc.path if op.loc and op.loc.path else "an nn.attention"
+            where = path_of(op) or "an nn.attention"
             if not op.causal:
                 raise InputError(f"quantize-cache: {where} is not causal", "only decoders have a cache")
             if any(isinstance(value.op, nn.DequantizeCache) for value in (op.k, op.v)):
@@ -96,6 +97,9 @@ class QuantizeCache(
 
     def _scales(self, module: Module, ctx: Context, values: list[Value]) -> dict[Value, Floats]:
         """The scales of `values`, by running the calibration data layer by layer."""
+        from irlab.activations import Activations
+        from irlab.walk import Walk
+
         batches = ctx.calibration_batches(module)
         found: dict[Value, Floats] = {}
         with Activations() as store:
@@ -115,6 +119,8 @@ class QuantizeCache(
 
 def _collected(walk: Walk, layer: Layer, values: Mapping[str, Value]) -> Generator[None, None, dict[Value, Floats]]:
     """Rows f32[tokens, kv_heads * head_dim] of values of `layer`; a step for each batch."""
+    from irlab.walk import require_finite
+
     pieces: dict[str, list[Floats]] = {name: [] for name in values}
     if values:
         for results in walk.outputs(layer, layer.graph(values)):
@@ -146,7 +152,7 @@ def _names(attentions: list[nn.Attention]) -> dict[Value, str]:
     """What the scales of keys and values are called: as the module that attends calls them."""
     found: dict[Value, str] = {}
     for number, op in enumerate(attentions):
-        place = op.loc.path if op.loc and op.loc.path else f"attention{number}"
+        place = path_of(op) or f"attention{number}"
         for part, value in (("k", op.k), ("v", op.v)):
             found.setdefault(value, f"{place}.{part}_scale")
     return found
