@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from example_rules import FuseRMSNorm
 from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
@@ -17,19 +18,6 @@ from irlab.pattern import Pattern, PatternError, Variable
 from irlab.pattern.nodes import AnyOf, Maybe, Number, OpPattern, Rest, Result
 from irlab.text import printed_values
 from irlab.types import bf16, f32
-
-
-class FuseRMSNorm(Rule):
-    def pattern(self, x, w, eps):
-        xf = p.maybe(p.cast, x)
-        n = xf * p.rsqrt(p.mean(xf**2, axes=[-1]) + p.const(eps))
-        return p.maybe(p.cast, n) * w
-
-    def where(self, m: Match) -> bool | str:
-        return m.w.type.rank == 1 or "weight must be rank 1"
-
-    def rewrite(self, m: Match) -> Value:
-        return nn.rms_norm(m.x, m.w, eps=m.eps)
 
 
 def norm(change: str) -> Graph:

@@ -6,6 +6,7 @@ import gc
 from typing import Any
 
 import pytest
+from example_rules import FuseRMSNorm
 
 from irlab import Graph, GraphBuilder, Match, Op, Rule, Value, nn, p, prim
 from irlab.errors import IRError
@@ -15,21 +16,6 @@ from irlab.ops.literals import constant
 from irlab.pattern import Pattern
 from irlab.rewrite import find, rewrite
 from irlab.types import bf16, bool_, f32, tensor
-
-
-class FuseRMSNorm(Rule):
-    """x * rsqrt(mean(x^2) + eps) * w  ->  nn.rms_norm"""
-
-    def pattern(self, x, w, eps):
-        xf = p.maybe(p.cast, x)
-        n = xf * p.rsqrt(p.mean(xf**2, axes=[-1]) + p.const(eps))
-        return p.maybe(p.cast, n) * w
-
-    def where(self, m: Match) -> bool | str:
-        return m.w.type.rank == 1 or "weight must be rank 1"
-
-    def rewrite(self, m: Match) -> Value:
-        return nn.rms_norm(m.x, m.w, eps=m.eps)
 
 
 class DoubleNegation(Rule):

@@ -20,11 +20,6 @@ GPTQ = "quantize{method=gptq scheme=int4},correct{rank=16}"
 
 
 @pytest.fixture(scope="module")
-def ids() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1024, (8, 32))
-
-
-@pytest.fixture(scope="module")
 def module() -> Module:
     return irlab.run(irlab.load("demo"), "fuse")
 
@@ -33,11 +28,6 @@ def run(module: Module, pipeline: str, ids: object, cache: Path) -> tuple[Module
     new = module.clone()
     manager = PassManager(build_pipeline(pipeline), Context(calibration=Sample(ids, length=32), cache_dir=cache))
     return new, manager.run(new)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")

@@ -22,18 +22,8 @@ from irlab.types import f32, tensor
 
 
 @pytest.fixture(scope="module")
-def module() -> Module:
-    return irlab.run(irlab.load("demo"), "fuse,cast{dtype=f32}")
-
-
-@pytest.fixture(scope="module")
 def ids() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 1024, (16, 32))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 def run(module: Module, pipeline: str, ids: object, cache: Path) -> tuple[Module, PassRecord]:

@@ -34,11 +34,6 @@ ENCODINGS = [IntegerEncoding(bits, symmetric, 16, f16) for bits in (2, 3, 4, 8) 
 
 
 @pytest.fixture(scope="module")
-def ids() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1024, (8, 32))
-
-
-@pytest.fixture(scope="module")
 def module() -> Module:
     return irlab.run(irlab.load("demo"), "fuse")
 

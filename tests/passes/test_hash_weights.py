@@ -62,16 +62,6 @@ def test_rows_can_be_stored_cut_and_joined() -> None:
 
 
 @pytest.fixture(scope="module")
-def module() -> Module:
-    return irlab.run(irlab.load("demo"), "fuse,cast{dtype=f32}")
-
-
-@pytest.fixture(scope="module")
-def ids() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1024, (8, 32))
-
-
-@pytest.fixture(scope="module")
 def hashed(module: Module, ids: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Module:
     new = module.clone()
     ctx = Context(calibration=Sample(ids, length=32), cache_dir=tmp_path_factory.mktemp("cache"))

@@ -15,7 +15,7 @@ from irlab.calibration import Sample
 from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.passes import heal as package
-from irlab.passes.heal import Heal, training
+from irlab.passes.heal import Heal, distillation, training
 from irlab.passes.heal import heal as heal_module
 from irlab.passmgr import PassManager, PassRecord
 from irlab.quality import quality
@@ -138,7 +138,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(healed: Healed, monkeypatch
 
 def test_what_was_healed_is_not_healed_again(healed: Healed, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = healed(ZeroSmall(), Heal(steps=2))
-    monkeypatch.setattr(Heal, "_train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(distillation, "distil", lambda *args: pytest.fail("trained again"))
     second, record = healed(ZeroSmall(), Heal(steps=2))
     assert len(record.series["loss"]) == 2
     assert all(np.array_equal(s.recipe.read(), second.weights[name].recipe.read()) for name, s in first.weights.items())

@@ -71,21 +71,6 @@ def test_ranks_go_where_they_count() -> None:
 # In a model
 
 
-@pytest.fixture(scope="module")
-def module() -> Module:
-    return irlab.run(irlab.load("demo"), "fuse,cast{dtype=f32}")
-
-
-@pytest.fixture(scope="module")
-def ids() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1024, (8, 32))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 def run(module: Module, pipeline: str, ids: object, cache: Path) -> tuple[Module, list[PassRecord]]:
     new = module.clone()
     manager = PassManager(build_pipeline(pipeline), Context(calibration=Sample(ids, length=32), cache_dir=cache))

@@ -34,12 +34,6 @@ def ids(module: Module) -> np.ndarray:
     return np.stack(sample(module, 40, 64, seed=1))
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared by all tests of this file, so that statistics are collected once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 class Run:
     """A run of a pipeline with all that it said."""
 

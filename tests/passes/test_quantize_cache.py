@@ -18,11 +18,6 @@ from irlab.weights import Array
 
 
 @pytest.fixture(scope="module")
-def ids() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1024, (8, 32))
-
-
-@pytest.fixture(scope="module")
 def module() -> Module:
     return irlab.run(irlab.load("demo"), "cast{dtype=f32},fuse")
 

@@ -50,16 +50,6 @@ def test_rows_that_share_a_table_cannot_be_packed_apart() -> None:
         encoding.pack(cut.codes(0, 16))
 
 
-@pytest.fixture(scope="module")
-def module() -> Module:
-    return irlab.run(irlab.load("demo"), "fuse,cast{dtype=f32}")
-
-
-@pytest.fixture(scope="module")
-def ids() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1024, (8, 32))
-
-
 def run(module: Module, pipeline: str, ids: object, cache: Path) -> tuple[Module, PassRecord]:
     new = module.clone()
     manager = PassManager(build_pipeline(pipeline), Context(calibration=Sample(ids, length=32), cache_dir=cache))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import irlab
 from irlab import Context, Module
 from irlab.cache import Shelf
 from irlab.calibration import Sample
@@ -84,11 +83,6 @@ def test_zeros_stay_zero_when_errors_of_rounding_are_made_up_for() -> None:
 
 
 # In a model
-
-
-@pytest.fixture(scope="module")
-def module() -> Module:
-    return irlab.run(irlab.load("demo"), "fuse,cast{dtype=f32}")
 
 
 @pytest.fixture(scope="module")

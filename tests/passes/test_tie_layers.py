@@ -15,11 +15,6 @@ UP = "model.layers.{}.mlp.up_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def module() -> Module:
-    return irlab.run(irlab.load("demo"), "fuse,cast{dtype=f32}")
-
-
-@pytest.fixture(scope="module")
 def tied(module: Module) -> Module:
     return irlab.run(module, "tie-layers{groups=1-2}")
 
