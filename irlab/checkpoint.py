@@ -86,14 +86,6 @@ def find_checkpoint(path: Path) -> Checkpoint | None:
     return None
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """As `find_checkpoint`, but a directory without weights is an InputError."""
-    found = find_checkpoint(path)
-    if found is None:
-        raise InputError(f"{path}: no weights: neither {SINGLE_FILE} nor {INDEX_FILE}")
-    return found
-
-
 def _pickle_error(path: Path) -> InputError:
     directory = path.parent
     command = (

@@ -13,18 +13,13 @@ from .weights import WeightSymbol
 
 
 def verify(module: Module) -> None:
-    """Raise IRError unless the module's graph, its regions and its weights keep the rules."""
-    _Verifier().graph(module.graph)
-
-
-def verify_graph(graph: Graph) -> None:
-    """Raise IRError unless `graph` and the regions in it keep the rules:
+    """Raise IRError unless the module's graph and the regions in it keep the rules:
 
     ops stand under their class and belong to the graph; operands are its inputs or results of its ops; uses mirror
     operands; there is one Return and no cycle; names of inputs and of outputs are unique; a weight name means one
     weight; each region belongs to one op and reads nothing from outside; stored types are the inferred ones.
     """
-    _Verifier().graph(graph)
+    _Verifier().graph(module.graph)
 
 
 class _Verifier:

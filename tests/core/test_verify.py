@@ -13,7 +13,7 @@ from irlab.ir import Graph, Module, Return, Value, Weight
 from irlab.ops.control import if_
 from irlab.testing.strategies import modules
 from irlab.types import bool_, f32, i64, tensor
-from irlab.verify import verify, verify_graph
+from irlab.verify import verify
 from irlab.weights import Random, WeightSymbol
 
 VECTOR = tensor(f32, (4,))
@@ -46,7 +46,7 @@ def region() -> Graph:
 @given(modules())
 def test_valid_modules_pass(module: Module) -> None:
     verify(module)
-    verify_graph(module.clone().graph)
+    verify(module.clone())
 
 
 def test_a_fault_shows_the_lines_around_it() -> None:
