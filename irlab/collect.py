@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as Collection
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from .walk import Tap, Walk, require_finite, tapped
 if TYPE_CHECKING:
     from .calibration import Batch
     from .passmgr import Context
+    from .weights.recipe import AnyArray
 
 
 def module_key(module: Module, batches: Sequence[Batch], ctx: Context, *more: object) -> str:
@@ -96,6 +97,55 @@ def _row_steps(kind: type[RowAnalysis], walk: Walk, shelf: Shelf) -> Iterator[No
             facts = (yield from collect_rows(walk, layer, [kind]))[kind]
             arrays = {f"{tap}/{part}": a for tap, fact in facts.taps.items() for part, a in fact.arrays().items()}
             shelf.put_arrays(layer.item, arrays, {"weights": {kind.name: facts.weights}})
+        yield from walk.advance(layer)
+
+
+def distil(
+    kind: type[RowAnalysis],
+    make: Callable[[str, Any], AnyArray],
+    names: Collection[str],
+    module: Module,
+    ctx: Context,
+    *key: object,
+) -> dict[str, AnyArray]:
+    """What `make` makes of the name of each weight of `names` and its facts of `kind`. Only that is kept in the cache,
+    under `key`, which is all that `make` depends on: the facts are there for one layer at a time, however large they
+    are. Weights that read nothing of the calibration data are missing."""
+    batches = ctx.calibration_batches(module)
+    shelf = Shelf.open(ctx.cache, "distilled", module_key(module, batches, ctx, kind.name, sorted(names), *key))
+    with Activations() as store:
+        walk = Walk(module.graph, batches, ctx.device, store)
+        work = _distilling(kind, make, frozenset(names), walk, shelf)
+        for _ in ctx.progress.track(work, f"collecting {kind.name}", 2 * walk.batches * len(walk.layers)):
+            pass
+        items = [layer.item for layer in walk.layers]
+    symbols = (symbol for item in items for symbol in shelf.symbols(item).items())
+    return {name: np.array(symbol.recipe.read()) for name, symbol in symbols}
+
+
+def _distilling(
+    kind: type[RowAnalysis], make: Callable[[str, Any], AnyArray], names: frozenset[str], walk: Walk, shelf: Shelf
+) -> Iterator[None]:
+    missing = [layer for layer in walk.layers if not shelf.has(layer.item)]
+    wanted = names & {name for layer in missing for name in layer.weights}
+    last = {name: layer.index for layer in walk.layers for name in layer.weights}
+    waiting: dict[str, RowAnalysis] = {}
+    """Facts about weights that later layers read too."""
+    for layer in walk.layers[: missing[-1].index + 1 if missing else 0]:
+        made: dict[str, AnyArray] = {}
+        if wanted & layer.weights.keys():
+            facts = (yield from collect_rows(walk, layer, [kind], wanted))[kind]
+            for name in wanted & facts.keys():
+                fact = facts[name]
+                if name in waiting:
+                    fact = kind.from_arrays(fact.arrays())  # what weights share stays as it is
+                    fact.merge(waiting.pop(name))
+                if layer.index < last[name]:
+                    waiting[name] = fact
+                else:
+                    made[name] = make(name, fact)
+        if layer in missing:
+            shelf.put_arrays(layer.item, made)
         yield from walk.advance(layer)
 
 

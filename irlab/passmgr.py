@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +24,13 @@ from .overlay import LayerPattern, LayerRow, Overlay
 from .timing import Clock, Span
 
 if TYPE_CHECKING:
-    from .analysis import A
+    from .analysis import A, RowAnalysis
     from .calibration import Batch, NewIds, Sample
     from .collect import Kept
     from .rewrite import Match, Observer, Rule
     from .target import Backend
     from .weights import Recipe
+    from .weights.recipe import AnyArray
 
 Exactness = Literal["exact", "close", "lossy"]
 
@@ -307,10 +308,25 @@ class Context:
         """
         from .collect import collect
 
-        module = self.manager.module
-        if module is None:
+        return collect(kind, self._changing, self)
+
+    def distilled(
+        self, kind: type[RowAnalysis], make: Callable[[str, Any], AnyArray], names: Set[str], *key: object
+    ) -> dict[str, AnyArray]:
+        """What `make` makes of `kind` for each weight of `names`: where facts of all weights would be too much to keep.
+
+        `key`: all that `make` depends on besides the module and the data. Raises InputError without calibration data.
+        """
+        from .collect import distil
+
+        return distil(kind, make, names, self._changing, self, *key)
+
+    @property
+    def _changing(self) -> Module:
+        """The module that a pass is changing."""
+        if self.manager.module is None:
             raise InputError("analyses are asked for while a pass runs")
-        return collect(kind, module, self)
+        return self.manager.module
 
     def calibration_batches(self, module: Module) -> list[Batch]:
         """The calibration data as inputs of `module`."""

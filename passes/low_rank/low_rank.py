@@ -60,7 +60,7 @@ class LowRank(
     counts before the others (0: stays whole).
     `allocate`: how ranks are shared out for a ratio (cf. SVD-LLM V2, arXiv 2503.12340). loss: where they cost the model
     least, by gradients; the default where it predicts tokens. output: where they cost least of each output's energy.
-    uniform: the same ratio for each matrix; the other two keep the Hessians of all layers in the cache.
+    uniform: the same ratio for each matrix, which takes one walk through the model less.
     `refit`: fit factors, and matrices that stay whole, to what the original model computed on the original inputs,
     matrix after matrix, so that the errors of earlier ones are made up for; false: as published.
     `damping`: added to the diagonal of the Hessian, relative to its mean. `multiple`: of which ranks are multiples;
@@ -146,22 +146,26 @@ class LowRank(
         return step
 
     def _spectra(self, matrices: Mapping[str, WeightSymbol], module: Module, ctx: Context) -> dict[str, Spectrum]:
-        hessians = ctx.analysis(InputHessian) if self.method != "svd" else {}
         slopes: Mapping[str, OutputGradient] = {}
         if self.method != "svd" and self.energy is None and self._by_loss(module.graph):
             slopes = ctx.analysis(OutputGradient)
-        found = {}
-        for name, symbol in matrices.items():
-            weight = as_f32(symbol.recipe.read()).astype(np.float64)
+
+        def squares(name: str, hessian: InputHessian | None) -> Doubles:
+            weight = as_f32(matrices[name].recipe.read()).astype(np.float64)
             check_finite(name, weight)
-            rows, columns = weight.shape
-            hessian = hessians[name].matrix if name in hessians else np.eye(columns)
             if name in slopes:
                 weight = weight * np.sqrt(slopes[name].mean_square)[:, None]
-            squares = squared_singular_values(weight, metric(self.method, hessian))
-            if name not in slopes:
-                squares = squares / (float(squares.sum()) or 1.0)
-            found[name] = Spectrum(rows, columns, squares)
+            seen = np.eye(weight.shape[1]) if hessian is None else hessian.matrix
+            found = squared_singular_values(weight, metric(self.method, seen))
+            return found if name in slopes else found / (float(found.sum()) or 1.0)
+
+        known = {}
+        if self.method != "svd":
+            known = ctx.distilled(InputHessian, squares, matrices.keys(), "spectra", self.method, bool(slopes))
+        found = {}
+        for name, symbol in matrices.items():
+            rows, columns = static_shape(symbol.type)
+            found[name] = Spectrum(rows, columns, known[name] if name in known else squares(name, None))
         return found
 
     def _by_loss(self, graph: Graph) -> bool:

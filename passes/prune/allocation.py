@@ -62,7 +62,7 @@ def allocate_globally(
     """
     heap: list[tuple[float, int, int]] = []
     left = [cut.group.size for cut in found]
-    costs = [_costs(cut, module, axes, damping, ctx) for cut in found]
+    costs = _costs(module, axes, found, damping, ctx)
     per_index = [_bytes_per_index(cut, module, axes) for cut in found]
     goal = ratio * sum(per * cut.group.size for per, cut in zip(per_index, found))
 
@@ -89,22 +89,31 @@ def _bytes_per_index(cut: Cut, module: Module, axes: AxisAnalysis) -> int:
     return max(1, cut.bytes_with(module, axes, size) - cut.bytes_with(module, axes, size - 1))
 
 
-def _costs(cut: Cut, module: Module, axes: AxisAnalysis, damping: float, ctx: Context) -> Doubles:
-    """The cost of leaving out 0, 1, 2 ... indices of each class of a cut: f64[size]."""
+def _costs(module: Module, axes: AxisAnalysis, found: Sequence[Cut], damping: float, ctx: Context) -> list[Doubles]:
+    """For each cut, the cost of leaving out 0, 1, 2 ... indices of each class: f64[size]."""
     weights = module.weights
-    first = cut.readers()[0].weight
-    hessian = ctx.analysis(InputHessian)[first].matrix
-    rows = []
-    for place in cut.readers():
-        matrix = as_f32(weights[place.weight].recipe.read()).astype(np.float64)
-        if "logits" in module.graph.outputs:
-            matrix *= np.sqrt(ctx.analysis(OutputGradient)[place.weight].mean_square)[:, None]
-        rows.append(matrix)
-    weight = np.concatenate(rows)
-    if "logits" not in module.graph.outputs:
-        weight /= np.sqrt(max(np.vdot(weight @ hessian, weight), np.finfo(np.float64).tiny))
-    units = cut.units(axes.of_weight(first)[1])
-    removals = cut.group.size - 1
-    found = eliminate(weight, hessian, units, cut.classes, removals, damping)
-    classes = int(cut.classes.max()) + 1
-    return np.concatenate([[0.0], found.cost.reshape(-1, classes)[:, -1]])
+    by_reader = {cut.readers()[0].weight: cut for cut in found}
+    slopes = ctx.analysis(OutputGradient) if "logits" in module.graph.outputs else None
+
+    def cost(first: str, fact: InputHessian) -> Doubles:
+        cut, hessian = by_reader[first], fact.matrix
+        rows = []
+        for place in cut.readers():
+            matrix = as_f32(weights[place.weight].recipe.read()).astype(np.float64)
+            if slopes is not None:
+                matrix *= np.sqrt(slopes[place.weight].mean_square)[:, None]
+            rows.append(matrix)
+        weight = np.concatenate(rows)
+        if slopes is None:
+            weight /= np.sqrt(max(np.vdot(weight @ hessian, weight), np.finfo(np.float64).tiny))
+        units = cut.units(axes.of_weight(first)[1])
+        gone = eliminate(weight, hessian, units, cut.classes, cut.group.size - 1, damping)
+        classes = int(cut.classes.max()) + 1
+        return np.concatenate([[0.0], gone.cost.reshape(-1, classes)[:, -1]])
+
+    names = [cut.name for cut in found]
+    made = ctx.distilled(InputHessian, cost, by_reader.keys(), "costs", names, damping)
+    for cut in found:
+        if cut.readers()[0].weight not in made:
+            raise InputError(f"nothing is known of what weight '{cut.readers()[0].weight}' reads", "run fuse first")
+    return [made[cut.readers()[0].weight] for cut in found]

@@ -69,6 +69,36 @@ def test_statistics_are_those_of_a_whole_run(module: Module, ids: np.ndarray, tm
     np.testing.assert_allclose(statistics.mean_square, hessian.diagonal, rtol=1e-4)
 
 
+def test_what_is_made_of_facts_is_kept_in_their_place(
+    module: Module, ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tied = irlab.run(module, "tie-layers{groups=1-2}")
+    whole = context(tied, ids, tmp_path / "whole", length=24).analysis(InputHessian)
+    ctx = context(tied, ids, tmp_path / "made", length=24)
+    names = {DOWN, HEAD, "model.layers.3.mlp.down_proj.weight", "not.there"}
+
+    def made() -> dict[str, np.ndarray]:
+        return ctx.distilled(InputHessian, lambda name, fact: fact.diagonal + len(name), names, "diagonals")
+
+    first = made()
+    assert first.keys() == names - {"not.there"}
+    for name, found in first.items():  # those of a weight that two layers read are of both
+        np.testing.assert_allclose(found - len(name), whole[name].diagonal, rtol=1e-6)
+    kept = list((tmp_path / "made").rglob("layer-*.safetensors"))
+    assert (
+        sum(file.stat().st_size for file in kept)
+        < 40_000
+        < sum(file.stat().st_size for file in (tmp_path / "whole").rglob("*.safetensors"))
+    )
+    # A run that was killed goes on, and collects again what was only in memory.
+    monkeypatch.setattr(InputHessian, "empty", classmethod(lambda cls, width: pytest.fail("collected again")))
+    made()
+    monkeypatch.undo()
+    max(kept, key=lambda file: file.stat().st_size).unlink()
+    again = made()
+    assert all((again[name] == first[name]).all() for name in first)
+
+
 def test_every_matrix_is_covered_once(module: Module, ids: np.ndarray, tmp_path: Path) -> None:
     found = context(module, ids, tmp_path, length=24).analysis(InputStatistics)
     assert len(found) == 4 * 7 + 1 and "model.embed_tokens.weight" in found  # the head is tied to the table
