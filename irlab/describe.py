@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import registry
 from .errors import InputError, LegalityError, UsageError
-from .ir import Module
+from .ir import Module, path_of
 from .options import Configurable, Option, did_you_mean, format_value
 from .passmgr import Context, Pass, RulePass
 from .target import PlanRow
@@ -130,7 +130,7 @@ def stats_table(found: Statistics, name: str) -> str:
     if found.peak is not None:
         at = found.peak.op
         table.add_row(f"peak of activations{where}", "", f"{found.peak.bytes:,}")
-        table.add_row(f"  in {at.opname} of {at.loc.path if at.loc and at.loc.path else name}", "", "")
+        table.add_row(f"  in {at.opname} of {path_of(at) or name}", "", "")
     formulas = [f"FLOPs = {found.flops}"]
     if found.peak is not None:
         formulas.append(f"peak of activations = {found.peak.formula} bytes")

@@ -14,13 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import translate
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from .errors import InputError, UsageError
+from .ir import Module, path_of
 from .options import Configurable, format_value, quoted
-
-if TYPE_CHECKING:
-    from .ir import Module
 
 C = TypeVar("C", bound=Configurable)
 
@@ -143,5 +141,5 @@ class Overlay:
 
 def known_names(module: Module) -> list[str]:
     """What a layer pattern can name: the weights, then the module paths of the ops."""
-    paths = (op.loc.path for op in module.graph.ops() if op.loc is not None and op.loc.path)
+    paths = filter(None, map(path_of, module.graph.ops()))
     return list(dict.fromkeys([*module.weights, *paths]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from .errors import UsageError
-from .ir import Graph, Op
+from .ir import Graph, Op, path_of
 from .text import printed_values
 from .weight_uses import graphs
 
@@ -16,9 +16,9 @@ def find_ops(graph: Graph, place: str) -> list[Op]:
     if place.startswith("%"):
         return _named(graph, place)
     ops = [op for each in graphs(graph) for op in each.ops()]
-    found = [op for op in ops if place in _path(op)]
+    found = [op for op in ops if place in path_of(op)]
     if not found:
-        paths = sorted({_path(op) for op in ops} - {""})
+        paths = sorted({path_of(op) for op in ops} - {""})
         near = get_close_matches(place, paths, 1, 0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"locations are {', '.join(paths[:3])} ..." if paths else ""
         raise UsageError(f"no op has a location with '{place}' in it", hint or "the ops of this module have none")
@@ -41,7 +41,3 @@ def _named(graph: Graph, name: str) -> list[Op]:
         span = f"%NAME as the IR prints it at this point, such as {next(iter(known), '%0')}"
         raise UsageError(f"no op's result is called {name}", f"did you mean '{near[0]}'?" if near else span)
     return found
-
-
-def _path(op: Op) -> str:
-    return op.loc.path if op.loc else ""

@@ -6,7 +6,7 @@ An error shows the op at fault with the lines around it, marked with an arrow.
 from __future__ import annotations
 
 from .errors import IRError, IrlabError
-from .ir import Graph, Module, Op, Return, Value, Weight
+from .ir import Graph, Module, Op, Return, Value, Weight, place_of
 from .text import excerpt
 from .text.signatures import signature
 from .weights import WeightSymbol
@@ -62,9 +62,8 @@ def _fault(graph: Graph, op: Op | None, message: str, hint: str = "") -> IRError
     """The error about `op`, with the lines around it."""
     if op is None:
         return IRError(message, hint)
-    where = f" at {op.loc.path}" if op.loc is not None and op.loc.path else ""
     way_out = f" ({hint})" if hint else ""
-    return IRError(f"{op.opname}{where}: {message}{way_out}\n{excerpt(graph, op)}", op=op)
+    return IRError(f"{place_of(op)}: {message}{way_out}\n{excerpt(graph, op)}", op=op)
 
 
 def _check_inputs(graph: Graph) -> None:

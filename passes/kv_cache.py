@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from irlab import dims
 from irlab.errors import InputError
-from irlab.ir import Graph, Module, Op, Value
+from irlab.ir import Graph, Module, Op, Value, path_of, place_of
 from irlab.ops import nn, prim
 from irlab.passmgr import Context, Pass
 from irlab.types import i64, tensor
@@ -83,7 +83,7 @@ def _batch_and_sequence(graph: Graph) -> tuple[dims.Size, dims.Size]:
 
 
 def _require_causal(op: nn.Attention) -> None:
-    where = op.loc.path if op.loc and op.loc.path else "an nn.attention"
+    where = path_of(op) or "an nn.attention"
     if not op.causal:
         raise InputError(f"kv-cache: {where} is not causal", "only decoders can be cached")
     if op.mask is not None and op.mask.type.dtype.is_float:
@@ -98,9 +98,8 @@ def _shift_positions(graph: Graph, position_ids: Value) -> None:
     for left in graph.find(prim.Iota):
         if dims.symbols(left.size):
             user = next(iter(left.result.uses))
-            where = user.loc.path if user.loc and user.loc.path else user.opname
             raise InputError(
-                f"kv-cache: positions are used by {user.opname} in {where}",
+                f"kv-cache: positions are used by {place_of(user)}",
                 "only positions of nn.rope can be shifted; run fuse first",
             )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, IRError, IrlabError
-from ..ir import Graph, Module, Op, Return, Value, Weight
+from ..ir import Graph, Module, Op, Return, Value, Weight, place_of
 from ..ops.call import Call
 from ..ops.literals import Constant, Iota
 from ..ops.nn import NNOp
@@ -114,7 +114,7 @@ class Program:
             except IrlabError:
                 raise
             except (RuntimeError, IndexError) as error:
-                raise InputError(f"{_where(step.op)} failed: {str(error).strip().splitlines()[0]}") from error
+                raise InputError(f"{place_of(step.op)} failed: {str(error).strip().splitlines()[0]}") from error
             if type(step.op) is Call or run.checked:
                 _check_results(step.op, results, run.sizes)
             for slot, result in zip(step.writes, results):
@@ -224,13 +224,9 @@ def _as_tuple(result: Tensors) -> tuple[torch.Tensor, ...]:
 def _check_results(op: Op, results: tuple[torch.Tensor, ...], sizes: Sizes) -> None:
     """Compare with the declared types; sizes that only the run could tell become known."""
     if len(results) != len(op.results):
-        raise IRError(f"{_where(op)} gave {len(results)} results, declared are {len(op.results)}", op=op)
-    sizes.bind([(f"a result of {_where(op)}", v.type.shape, tuple(t.shape)) for v, t in zip(op.results, results)])
+        raise IRError(f"{place_of(op)} gave {len(results)} results, declared are {len(op.results)}", op=op)
+    sizes.bind([(f"a result of {place_of(op)}", v.type.shape, tuple(t.shape)) for v, t in zip(op.results, results)])
     for value, tensor in zip(op.results, results):
         if tensor.dtype is not torch_dtype(value.type.dtype):
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise IRError(f"{_where(op)} gave {kind}, declared is {value.type}", op=op)
-
-
-def _where(op: Op) -> str:
-    return f"{op.opname} at {op.loc.path}" if op.loc is not None and op.loc.path else op.opname
+            raise IRError(f"{place_of(op)} gave {kind}, declared is {value.type}", op=op)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from ..ir import Op, Value
+from ..ir import Op, Value, place_of
 from ..matching import Match
 
 
@@ -19,8 +19,7 @@ def cycle_reason(m: Match, new: tuple[Value, ...]) -> str:
         # What a root is computed from cannot be computed from it; this settles nearly every case near by.
         suspects = [value for value in leaves if value not in _leaves(root.results, matched)]
         if suspects and _depends(suspects, root):
-            where = f" at {root.loc.path}" if root.loc and root.loc.path else ""
-            return f"the replacement reads a value that depends on the matched {root.opname}{where}: a cycle"
+            return f"the replacement reads a value that depends on the matched {place_of(root)}: a cycle"
     return ""
 
 

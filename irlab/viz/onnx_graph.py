@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from ..dims import Dim
-from ..ir import Graph, Module, Op, Return, Value, Weight
+from ..ir import Graph, Module, Op, Return, Value, Weight, path_of
 from ..ops import prim
 from ..text.attributes import value_text
 from ..types import TensorType
@@ -114,7 +114,7 @@ class _Writer:
 
     def _node(self, op: Op, number: int) -> onnx.NodeProto:
         domain, kind = _domain_and_type(type(op))
-        path = op.loc.path if op.loc else ""
+        path = path_of(op)
         inputs = ["" if value is None else self.names[value] for value in op.operands]
         node: onnx.NodeProto = self.helper.make_node(
             kind,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from ..ir import Op, Value, Weight
+from ..ir import Op, Value, Weight, path_of
 
 _LAYER: Final = re.compile(r"^(?:.*?\.)?\d+(?=\.|$)")
 _NUMBER: Final = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
@@ -19,7 +19,7 @@ def module_paths(order: Sequence[Op]) -> dict[Op, str]:
     layer had a part in (a mask, a constant) belongs to the module around those layers: that the first of them made it
     is an accident of lifting, and would tell that layer from its equals.
     """
-    paths = {op: op.loc.path if op.loc else "" for op in order}
+    paths = {op: path_of(op) for op in order}
     own = _made_by_layers(order)
     shared: set[Op] = set()
     for op in reversed(order):

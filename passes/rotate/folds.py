@@ -8,7 +8,7 @@ from itertools import chain, count
 from typing import Literal, TypeAlias
 
 from irlab.errors import InputError
-from irlab.ir import Graph, Op, Value, Weight
+from irlab.ir import Graph, Op, Value, Weight, path_of
 from irlab.layers import layer_name, layer_of
 from irlab.ops import prim
 from irlab.weight_uses import WeightUses, operand_name, weight_uses
@@ -109,8 +109,8 @@ def _free_name(taken: Container[str], name: str, op: Op) -> str:
     wished = f"{name}.untied"
     if own is not None and home:
         wished = f"{own[0]}.{own[1]}{name.removeprefix(home)}"
-    elif op.loc is not None and op.loc.path:
-        wished = f"{op.loc.path}.weight"
+    elif path_of(op):
+        wished = f"{path_of(op)}.weight"
     others = (f"{name}.untied{number}" for number in count(1))
     return next(each for each in chain((wished,), others) if each not in taken)
 

@@ -13,7 +13,7 @@ from typing import Final
 from irlab.axes import Axis, AxisAnalysis, leaves
 from irlab.axes.axis import factors
 from irlab.errors import InputError
-from irlab.ir import Graph, Op, Value, Weight
+from irlab.ir import Graph, Op, Value, Weight, place_of
 from irlab.ops import nn, prim
 from irlab.passes.rotate.folds import Folds, Projection, Turn
 
@@ -122,8 +122,7 @@ class Residual:
 
 def refusal(op: Op, why: str) -> InputError:
     """Says that `op` acts on single features."""
-    place = f"{op.opname} at {op.loc.path}" if op.loc is not None and op.loc.path else op.opname
-    return InputError(f"rotate: {place} cannot follow a rotation of the features: {why}")
+    return InputError(f"rotate: {place_of(op)} cannot follow a rotation of the features: {why}")
 
 
 def require_plain(op: Op, name: str) -> Weight:
