@@ -17,6 +17,11 @@ _TOO_LARGE, _INFINITE = 0x4780, 0x7F80
 _BLOCK_ELEMENTS = 1 << 16
 
 
+def invertible(x: float | np.floating[Any]) -> np.float32:
+    """The f32 at x, or next to it, that is the inverse of its inverse: files may store either of the two."""
+    return np.float32(1) / (np.float32(1) / np.float32(x))
+
+
 def as_f32(array: AnyArray) -> npt.NDArray[np.float32]:
     """`array` as f32; without a copy where it is f32 already. bf16 is the upper half of an f32."""
     if array.dtype == np.float32:

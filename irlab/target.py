@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .encodings import Encoding
-    from .ops.nn import QuantizeActivation
+    from .ops.nn import ActivationRounding
     from .passmgr import Context
     from .types import TensorType
     from .weights import Readings
@@ -133,7 +133,7 @@ class Backend(Configurable, ABC):
         """Whether weights in `encoding` are stored natively."""
         return False
 
-    def activation_refusal(self, op: QuantizeActivation) -> str:
+    def activation_refusal(self, op: ActivationRounding) -> str:
         """Why the target cannot round an activation as `op` does; empty if it can."""
         return ""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .ir import Graph, Op, Weight
+from .ir import Graph, Op, Value, Weight
 from .ops import prim
-from .ops.nn import NNOp
+from .ops.nn import Linear, NNOp
 from .weights import WeightSymbol
 
 
@@ -60,3 +60,31 @@ def replace_weights(graph: Graph, symbols: Mapping[str, WeightSymbol]) -> None:
             new = symbols.get(weight.symbol.name)
             if new is not None:
                 each.replace(weight, prim.weight(new))
+
+
+def read_together(graph: Graph) -> list[list[str]]:
+    """The matrices that read the same value, by name, where several do."""
+    readers: dict[Value, dict[str, None]] = {}
+    for each in graphs(graph):
+        for op in each.ops():
+            for linear in _linears(op):
+                if isinstance(linear.weight.op, Weight):
+                    readers.setdefault(linear.x, {})[linear.weight.op.symbol.name] = None
+    return [list(names) for names in readers.values() if len(names) > 1]
+
+
+def _linears(op: Op) -> list[Linear]:
+    """The products that `op` means."""
+    if isinstance(op, Linear):
+        return [op]
+    if not isinstance(op, NNOp) or not op.matrices:
+        return []
+    meaning = op.decompose()
+    found: dict[Op, None] = {}
+    pending = list(meaning if isinstance(meaning, tuple) else (meaning,))
+    while pending:
+        part = pending.pop().op
+        if part is not None and part.graph is None and part not in found:
+            found[part] = None
+            pending += [value for value in part.operands if value is not None]
+    return [part for part in found if isinstance(part, Linear)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from irlab.backends.gguf.parts import Decoder
     from irlab.backends.gguf.writer import GGUFWriter, ShardsWriter, TensorInfo
     from irlab.encodings import Encoding
-    from irlab.ops.nn import QuantizeActivation
+    from irlab.ops.nn import ActivationRounding
     from irlab.types import TensorType
     from irlab.weights import Readings, WeightSymbol
 
@@ -68,7 +68,7 @@ class GGUF(Backend, name="gguf"):
 
         return exact(encoding, 256) is not None
 
-    def activation_refusal(self, op: QuantizeActivation) -> str:
+    def activation_refusal(self, op: ActivationRounding) -> str:
         from irlab.backends.gguf.anatomy import ROUNDED
 
         return ROUNDED

@@ -89,14 +89,14 @@ _ATTENTION, _MLP, _HEAD, _EMBED = AttentionBlock(), MLPBlock(), Head(), Embed()
 
 
 ROUNDED: Final = "llama.cpp rounds activations itself, to 8 bits in blocks of 32, for every encoded matrix"
-"""Why nn.quantize_activation has no place in a file."""
+"""Why rounded activations have no place in a file."""
 
 
 def dissect(module: Module) -> Decoder:
     """The decoder that computes "logits" in `module`. Raises LegalityError, naming the op where it is none."""
     graph = module.graph
     _check_interface(graph)
-    for op in graph.find(nn.QuantizeActivation):
+    for op in [*graph.find(nn.QuantizeActivation), *graph.find(nn.QuantizeActivationFloat)]:
         where = op.loc.path if op.loc is not None else "the graph"
         raise LegalityError(f"GGUF: {op.opname} in {where}: {ROUNDED}", "emit GGUF without quantize-activations")
     for shrink in graph.find(nn.HardShrink):

@@ -15,7 +15,7 @@ from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 
 if TYPE_CHECKING:
-    from irlab.ops.nn import QuantizeActivation
+    from irlab.ops.nn import ActivationRounding
     from irlab.weights import Readings, WeightSymbol
 
 _TOLERANCE = {"f32": 1e-2, "f64": 1e-2}
@@ -37,7 +37,8 @@ class HF(Backend, name="hf"):
     low-rank corrections are merged into them. A kv-cache is left out: transformers keeps its own.
 
     `layout`: how encoded matrices of linear layers are stored instead, for loaders that compute with their codes:
-    compressed-tensors, gptq, awq or modelopt (irlab/layouts). An embedding table cannot be encoded in any of them.
+    compressed-tensors, gptq, awq or modelopt (irlab/layouts). An embedding table cannot be encoded in any of them. The
+    first and the last of them say how activations are rounded, too.
     `shard`: the largest size of one safetensors file.
     """
 
@@ -50,6 +51,7 @@ class HF(Backend, name="hf"):
         from irlab.backends.hf.decoding import encodings, model_dtype
         from irlab.backends.hf.proof import prove
         from irlab.backends.hf.quantized import plan_rows
+        from irlab.layouts import take_roundings
 
         dtype = model_dtype(module.graph)
         stored = encodings(module.graph)
@@ -57,7 +59,12 @@ class HF(Backend, name="hf"):
             said = f"stored decoded, as {dtype}: no smaller"
             rows = [PlanRow(f"{count} weights in {encoding}", "emulated", said) for encoding, count in stored.items()]
         else:
-            rows = plan_rows(module.graph, self.layout)
+            module = module.clone()
+            try:
+                rounded = take_roundings(module.graph)
+            except LegalityError as error:
+                return [PlanRow("the graph", "none", str(error))]
+            rows = plan_rows(module.graph, rounded, self.layout)
         thin = module.graph.find(nn.LowRankLinear)
         corrected = sum(op.weight is not None for op in thin)
         if len(thin) > corrected:
@@ -76,19 +83,21 @@ class HF(Backend, name="hf"):
                 rows.append(PlanRow(f"{name} = {value}", "native", "set in config.json"))
         return [PlanRow("the graph", "native", f"equal op by op to what {architecture} computes"), *rows]
 
-    def activation_refusal(self, op: QuantizeActivation) -> str:
+    def activation_refusal(self, op: ActivationRounding) -> str:
         from irlab.backends.hf.proof import ROUNDED
+        from irlab.backends.hf.quantized import rounding_refusal
 
-        return ROUNDED
+        return ROUNDED if self.layout == "plain" else rounding_refusal(op, self.layout)
 
     def legalise(self, module: Module, ctx: Context) -> Module:
         from irlab.backends.hf.decoding import encodings
         from irlab.backends.hf.files import companions
         from irlab.backends.hf.proof import prove
-        from irlab.backends.hf.quantized import quantized_names, require_holds
-        from irlab.layouts import LAYOUTS
+        from irlab.backends.hf.quantized import note_differences, quantized_names, require_holds
+        from irlab.layouts import LAYOUTS, round_inputs, take_roundings
 
         companions(module)  # refuses before the work, if they have gone
+        rounded = {} if self.layout == "plain" else take_roundings(module.graph)
         proof = prove(module)
         stored = encodings(module.graph)
         module.graph = proof.graph
@@ -96,11 +105,14 @@ class HF(Backend, name="hf"):
         module.metadata["tensors"] = {name: symbol.name for name, symbol in proof.tensors.items()}
         module.metadata["decoded"] = dict(stored) if self.layout == "plain" else {}
         if self.layout != "plain":
-            described = quantized_names(module)
+            module.metadata["rounded"] = rounded
             require_holds(module, self.layout)
+            described = quantized_names(module)
             files = LAYOUTS[self.layout].files(described)
+            note_differences(module, described)
             module.metadata["config"] = {**proof.config, "quantization_config": files.pop("quantization_config")}
             module.metadata["files"] = files
+            round_inputs(module.graph, rounded)
         return module
 
     def estimate_bytes(self, module: Module) -> int:
@@ -111,8 +123,11 @@ class HF(Backend, name="hf"):
 
     def write(self, module: Module, out: Path, ctx: Context) -> Readings:
         from irlab.backends.hf.files import copy_companions, model_card, write_json, write_weights
+        from irlab.backends.hf.quantized import note_different_scales
 
         yield from write_weights(self._tensors(module), out, self.shard)
+        if self.layout != "plain":
+            note_different_scales(module, out)
         copy_companions(module, out)
         write_json(out / "config.json", module.metadata["config"])
         if module.metadata.get("generation_config"):

@@ -25,6 +25,7 @@ from irlab.types import DType
 from irlab.weights import WeightSymbol
 
 ROUNDED: Final = "transformers computes this architecture in floats, and rounds no activations"
+_ELSEWHERE: Final = "a layout says so to vLLM: hf{layout=compressed-tensors} or modelopt; or emit onnx or tensorrt"
 
 _ROUNDS: Final = 3
 """A field may only show its influence after another was set: head_dim follows hidden_size where it is not given."""
@@ -62,10 +63,10 @@ def prove(module: Module) -> Proof:
             "hf: the module carries no Hugging Face config, so transformers has no architecture to load it with",
             "emit gguf, onnx or ir, or start from a Hugging Face model",
         )
-    rounded = module.graph.find(nn.QuantizeActivation)
+    rounded = [*module.graph.find(nn.QuantizeActivation), *module.graph.find(nn.QuantizeActivationFloat)]
     if rounded:
         where = rounded[0].loc.path if rounded[0].loc else "the graph"
-        raise LegalityError(f"hf: {rounded[0].opname} in {where}: {ROUNDED}", "emit onnx or tensorrt, or leave it out")
+        raise LegalityError(f"hf: {rounded[0].opname} in {where}: {ROUNDED}", _ELSEWHERE)
     if module.graph.find(nn.HardShrink):
         reason = "no model of transformers has thresholds of activations"
         raise LegalityError(f"hf: nn.hard_shrink: {reason}", "leave out dynamic-sparsity, or emit onnx")

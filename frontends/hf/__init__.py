@@ -69,9 +69,12 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
     exported = _traced(skeleton, stamping, frozenset(tables))
     weights = weight_references(directory, checkpoint, computed_buffers(model), model.base_model_prefix, quantized)
     lift = Lift(exported, tables, weights, skeleton.root)
-    module = Module(
-        lift.run([skeleton.output]), directory.resolve().name, metadata(directory, raw, skeleton.architecture)
-    )
+    graph = lift.run([skeleton.output])
+    if quantized is not None and quantized.rounded:
+        from irlab.layouts import round_inputs
+
+        round_inputs(graph, quantized.rounded)
+    module = Module(graph, directory.resolve().name, metadata(directory, raw, skeleton.architecture))
     module.directory = directory
     return module
 

@@ -49,9 +49,15 @@ def quantization(directory: Path, config: dict[str, Any]) -> QuantizedCheckpoint
     """How the weights are quantised, which is taken out of `config`; None where they are not. Raises InputError for a
     method that irlab does not read."""
     from irlab.layouts import quantized_checkpoint
+    from irlab.layouts.modelopt import CONFIG_FILE
 
     path = directory / "config.json"
     found = config.pop("quantization_config", None)
+    beside = directory / CONFIG_FILE
+    if not found and beside.is_file():
+        # Older ModelOpt says it there alone.
+        path, found = beside, read_json(beside).get("quantization")
+        found = {"quant_method": "modelopt", **found} if isinstance(found, dict) else found
     if not found:
         return None
     if not isinstance(found, dict):

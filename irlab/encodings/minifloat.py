@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import InputError
+from ..floats import invertible
 from ..types import DType, TensorType, f8e4m3, tensor, u8
 from . import bit_stream, stored_scales
 from .base import AnyArray, Codes, Floats
@@ -152,7 +153,7 @@ class FloatEncoding(LevelEncoding, family="f"):
             tried = np.clip(exponent[..., None] + np.arange(2) + 127, 0, 254).astype(np.uint8)
             return self._points({"scales": self._least(grouped, weights, tried, np.float32(1))})
         unit = np.float32((own if extent is None else extent).largest) / (self.levels.largest * _LARGEST_E4M3)
-        unit = np.maximum(unit, np.float32(2.0**-126))
+        unit = invertible(np.maximum(unit, np.float32(2.0**-126)))
         code = np.minimum(reach / unit, _LARGEST_E4M3).astype(_E4M3).view(np.uint8)
         # Five steps of the mantissa are a factor of 1.5 and a little more.
         tried = np.clip(code[..., None].astype(np.int16) + np.arange(-1, 6), 0, 126).astype(np.uint8)

@@ -76,6 +76,39 @@ def _scale_and_zero(op: nn.QuantizeActivation, x: Tensor) -> tuple[Tensor, Tenso
     return scale, torch.round(-low / scale) + op.lowest
 
 
+def _quantize_activation_float(op: nn.QuantizeActivationFloat, run: Run, x: Tensor) -> Tensor:
+    xf = x.detach().float()
+    if op.element == "e2m1":
+        rounded, inside = _nvfp4(xf.reshape(*x.shape[:-1], -1, nn.BLOCK), op.scale)
+        rounded, inside = rounded.flatten(-2), inside.flatten(-2)
+    else:
+        if op.scale:
+            scale = torch.tensor(op.scale, device=x.device)
+        else:
+            axes = (-1,) if op.per == "token" else tuple(range(x.dim()))
+            scale = xf.abs().amax(axes, keepdim=True).clamp(min=nn.LEAST_MAGNITUDE) / nn.E4M3_MAX
+        steps = xf / scale
+        rounded, inside = _to_e4m3(steps) * scale, steps.abs() <= nn.E4M3_MAX
+    if not x.requires_grad:
+        return rounded.to(x.dtype)
+    through: Tensor = _StraightThrough.apply(x, rounded.to(x.dtype), inside)  # type: ignore[no-untyped-call]
+    return through
+
+
+def _to_e4m3(x: Tensor) -> Tensor:
+    return x.clamp(-nn.E4M3_MAX, nn.E4M3_MAX).to(torch.float8_e4m3fn).float()
+
+
+def _nvfp4(blocks: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+    """Blocks along the last axis under a scale of E4M3 times `unit` each, and where nothing is cut."""
+    largest = blocks.abs().amax(-1, keepdim=True)
+    scale = _to_e4m3(largest / torch.tensor(nn.E2M1_MAX * unit)) * unit
+    steps = blocks / torch.where(scale == 0, 1, scale)
+    size = steps.abs()
+    step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
+    return (torch.round(steps / step) * step).clamp(-nn.E2M1_MAX, nn.E2M1_MAX) * scale, size <= nn.E2M1_MAX
+
+
 def _embedding(op: nn.Embedding, run: Run, ids: Tensor, weight: Tensor) -> Tensor:
     return F.embedding(ids.long(), weight)
 
@@ -279,6 +312,7 @@ NN_KERNELS: Final[Table] = {
     nn.Linear: _linear,
     nn.LowRankLinear: _low_rank_linear,
     nn.QuantizeActivation: _quantize_activation,
+    nn.QuantizeActivationFloat: _quantize_activation_float,
     nn.Embedding: _embedding,
     nn.RMSNorm: _rms_norm,
     nn.AddRMSNorm: _add_rms_norm,

@@ -10,8 +10,8 @@ import numpy as np
 from ..encodings import Codes, Encoding, IntegerEncoding
 from ..errors import InputError
 from ..types import TensorType, i32, tensor
-from .base import AnyArray, Layout, Names, Shape, Tensors, field, packed_words, unpacked_words, words
-from .integers import codes_of_raw, group_size, integer_encoding, integer_refusal, raw_codes, raw_zeros
+from .base import AnyArray, Form, Layout, Names, Scheme, Shape, Tensors, field, packed_words, unpacked_words, words
+from .integers import codes_of_raw, group_size, integer_encoding, raw_codes, raw_zeros, require_integers
 
 _ORDER: Final = np.array([0, 2, 4, 6, 1, 3, 5, 7])
 """Which of eight neighbouring outputs lies in each nibble of a word, from the lowest."""
@@ -19,7 +19,7 @@ _ORDER: Final = np.array([0, 2, 4, 6, 1, 3, 5, 7])
 _BITS: Final = 4
 
 
-class AWQ(Layout):
+class AWQForm(Form):
     """Of a matrix [out, in], all tensors along out, eight outputs to a word in the order of `_ORDER`:
 
         qweight   i32[in, out / 8]
@@ -32,10 +32,9 @@ class AWQ(Layout):
     name = "awq"
 
     def refusal(self, encoding: Encoding, shape: Shape) -> str:
-        reason = integer_refusal(encoding, (_BITS,), self.name)
-        if not reason and shape[0] % 8:
-            reason = f"the awq layout packs 8 rows at a time, not the {shape[0]} of {list(shape)}"
-        return reason
+        return (
+            "" if shape[0] % 8 == 0 else f"the awq layout packs 8 rows at a time, not the {shape[0]} of {list(shape)}"
+        )
 
     def types(self, encoding: Encoding, shape: Shape) -> dict[str, TensorType]:
         assert isinstance(encoding, IntegerEncoding)
@@ -60,8 +59,19 @@ class AWQ(Layout):
         raw, zeros = (_in_order(unpacked_words(tensors[part], _BITS, shape[0])).T for part in ("qweight", "qzeros"))
         return codes_of_raw(encoding, raw, tensors["scales"].T, zeros)
 
+
+class AWQ(Layout):
+    """Integers of 4 bits in the form of AWQForm, all of one encoding."""
+
+    name = "awq"
+    forms = (AWQForm(),)
+
+    def form(self, scheme: Scheme) -> Form:
+        require_integers(scheme, (_BITS,), self.name)
+        return self.forms[0]
+
     def files(self, names: Names) -> dict[str, Any]:
-        encoding = names.single(self.name)
+        encoding = names.single(self.name).encoding
         assert isinstance(encoding, IntegerEncoding)
         return {
             "quantization_config": {
@@ -74,13 +84,12 @@ class AWQ(Layout):
             }
         }
 
-    def encoding(self, config: Mapping[str, Any], module: str, stored: Mapping[str, TensorType]) -> Encoding:
+    def scheme(self, config: Mapping[str, Any], module: str, stored: Mapping[str, TensorType]) -> Scheme:
         if field(config, "version", str, "gemm").lower() != "gemm":
             raise InputError(f"irlab reads AWQ checkpoints of the version gemm, not {config['version']}")
         # Whether all zero points are 8 cannot be told without reading them: zero points are kept.
-        return integer_encoding(
-            field(config, "bits", int), False, field(config, "group_size", int), stored["scales"].dtype
-        )
+        bits, group = field(config, "bits", int), field(config, "group_size", int)
+        return Scheme(integer_encoding(bits, False, group, stored["scales"].dtype))
 
 
 def _interleaved(values: AnyArray) -> AnyArray:

@@ -10,13 +10,13 @@ import numpy as np
 from ..encodings import Codes, Encoding, IntegerEncoding
 from ..errors import InputError
 from ..types import TensorType, i32, tensor
-from .base import Layout, Names, Shape, Tensors, field, packed_words, unpacked_words, words
-from .integers import codes_of_raw, group_size, integer_encoding, integer_refusal, raw_codes, raw_zeros
+from .base import Form, Layout, Names, Scheme, Shape, Tensors, field, packed_words, unpacked_words, words
+from .integers import codes_of_raw, group_size, integer_encoding, raw_codes, raw_zeros, require_integers
 
 _BITS: Final = (2, 3, 4, 8)
 
 
-class GPTQ(Layout):
+class GPTQForm(Form):
     """Of a matrix [out, in]:
 
         qweight   i32[in * bits / 32, out]        the codes of a column as a stream of bits, least significant first
@@ -31,10 +31,9 @@ class GPTQ(Layout):
     name = "gptq"
 
     def refusal(self, encoding: Encoding, shape: Shape) -> str:
-        reason = integer_refusal(encoding, _BITS, self.name)
-        if not reason and (shape[0] % 32 or shape[1] % 32):
-            reason = f"the gptq layout packs 32 rows and 32 columns at a time, not those of {list(shape)}"
-        return reason
+        if shape[0] % 32 or shape[1] % 32:
+            return f"the gptq layout packs 32 rows and 32 columns at a time, not those of {list(shape)}"
+        return ""
 
     def types(self, encoding: Encoding, shape: Shape) -> dict[str, TensorType]:
         assert isinstance(encoding, IntegerEncoding)
@@ -69,8 +68,19 @@ class GPTQ(Layout):
             raise InputError("a zero point of symmetric codes is not in their middle")
         return codes_of_raw(encoding, raw, tensors["scales"].T, zeros)
 
+
+class GPTQ(Layout):
+    """Integers in the form of GPTQForm, all of one encoding."""
+
+    name = "gptq"
+    forms = (GPTQForm(),)
+
+    def form(self, scheme: Scheme) -> Form:
+        require_integers(scheme, _BITS, self.name)
+        return self.forms[0]
+
     def files(self, names: Names) -> dict[str, Any]:
-        encoding = names.single(self.name)
+        encoding = names.single(self.name).encoding
         assert isinstance(encoding, IntegerEncoding)
         return {
             "quantization_config": {
@@ -87,15 +97,15 @@ class GPTQ(Layout):
             }
         }
 
-    def encoding(self, config: Mapping[str, Any], module: str, stored: Mapping[str, TensorType]) -> Encoding:
+    def scheme(self, config: Mapping[str, Any], module: str, stored: Mapping[str, TensorType]) -> Scheme:
         symmetric, version = field(config, "sym", bool, True), config.get("checkpoint_format", "gptq")
         if symmetric != (version == "gptq"):
             raise InputError(
                 f"irlab reads symmetric codes of the format gptq and asymmetric ones of gptq_v2, not sym={symmetric} "
                 f"of {version}"
             )
-        scales = stored["scales"]
-        return integer_encoding(field(config, "bits", int), symmetric, field(config, "group_size", int), scales.dtype)
+        bits, group = field(config, "bits", int), field(config, "group_size", int)
+        return Scheme(integer_encoding(bits, symmetric, group, stored["scales"].dtype))
 
 
 def _group_of_columns(encoding: IntegerEncoding, shape: Shape) -> np.ndarray[Any, np.dtype[np.int32]]:

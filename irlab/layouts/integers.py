@@ -5,12 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from ..encodings import Codes, Encoding, IntegerEncoding
+from ..errors import InputError
 from ..types import DType, f16, i8
-from .base import AnyArray
+from .base import AnyArray, Scheme
 
 
-def integer_refusal(encoding: Encoding, bits: tuple[int, ...], layout: str) -> str:
-    """Why `encoding` is none of integers of so many bits with float scales for groups or rows; "" where it is."""
+def require_integers(scheme: Scheme, bits: tuple[int, ...], layout: str) -> None:
+    """Raises InputError unless `scheme` is of integers of so many bits with float scales for groups or rows, read by
+    activations that are not rounded."""
+    reason = _refusal(scheme.encoding, bits, layout)
+    if not reason and scheme.activation is not None:
+        reason = f"the {layout} layout is for matrices alone, not for {scheme.activation}"
+    if reason:
+        raise InputError(reason)
+
+
+def _refusal(encoding: Encoding, bits: tuple[int, ...], layout: str) -> str:
     if not isinstance(encoding, IntegerEncoding):
         return f"the {layout} layout holds integers, not {encoding}"
     if encoding.bits not in bits:

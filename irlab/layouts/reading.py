@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import InputError
 from ..types import TensorType, tensor
 from ..weights import Unpack, WeightSymbol
-from .base import Layout
+from .activations import Rounded
+from .base import Activation, Layout
 
 
 @dataclass(frozen=True)
 class QuantizedCheckpoint:
-    """A checkpoint whose matrices lie in `layout`, as `config` says."""
+    """A checkpoint whose matrices lie in `layout`, as `config` says. `rounded`: what was found of activations, by the
+    name of the weight, while its weights were asked for."""
 
     layout: Layout
     config: Mapping[str, Any]
+    rounded: dict[str, Rounded] = field(default_factory=dict)
 
     def symbol(self, checkpoint: Checkpoint, stem: str, name: str, shape: tuple[int, ...]) -> WeightSymbol | None:
         """The weight `name` of `shape`, from the tensors of the module `stem`; None if it is not encoded. Raises
@@ -29,17 +34,37 @@ class QuantizedCheckpoint:
         if not _is_encoded(stored):
             return None
         try:
-            encoding = self.layout.encoding(self.config, stem, stored)
-            encoding.check_shape(shape)
-            reason = self.layout.refusal(encoding, shape)
+            scheme = self.layout.scheme(self.config, stem, stored)
+            scheme.encoding.check_shape(shape)
+            form = self.layout.form(scheme)
+            reason = form.refusal(scheme.encoding, shape)
             if reason:
                 raise InputError(reason)
-            wanted = self.layout.types(encoding, shape)
-        except (InputError, KeyError) as error:
+            wanted = form.types(scheme.encoding, shape)
+            if scheme.activation is not None:
+                self.rounded[name] = self._rounded(checkpoint, stem, scheme.activation)
+        except InputError as error:
             raise InputError(f"{checkpoint.path}: {stem}: {error}") from None
+        except KeyError as error:
+            raise InputError(f"{checkpoint.path}: {stem} has no tensor called {error}") from None
         return WeightSymbol(
-            name, Unpack(tensor(encoding, shape), self.layout.name, self._files(checkpoint, stem, wanted))
+            name, Unpack(tensor(scheme.encoding, shape), form.name, self._files(checkpoint, stem, wanted))
         )
+
+    def _rounded(self, checkpoint: Checkpoint, stem: str, activation: Activation) -> Rounded:
+        if not activation.static:
+            return Rounded(activation, 0.0)
+        stored = {}
+        for part in self.layout.scale_tensors(activation, 1.0):
+            file = checkpoint.weight(f"{stem}.{part}")
+            if not file.type.is_static or file.type.size != 1:
+                raise InputError(f"{part} is {file.type}, one number was expected")
+            stored[part] = file.read()
+        with np.errstate(divide="ignore"):
+            scale = self.layout.scale(activation, stored)
+        if not 0 < scale < float("inf"):
+            raise InputError(f"the scale of activations is {scale:g}")
+        return Rounded(activation, scale)
 
     def _files(self, checkpoint: Checkpoint, stem: str, wanted: Mapping[str, TensorType]) -> tuple[Any, ...]:
         files = []

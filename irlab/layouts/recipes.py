@@ -6,17 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from threading import Lock
 
-from ..errors import InputError
 from ..types import TensorType
 from ..weights import Recipe, WeightSymbol, static_shape
-from .base import AnyArray, Layout, Tensors
+from .base import AnyArray, Form, Tensors
 
 
 class Packing:
     """The tensors of one encoded weight, made together when the first is asked for, each given out once."""
 
-    def __init__(self, source: Recipe, layout: Layout) -> None:
-        self._source, self._layout = source, layout
+    def __init__(self, source: Recipe, form: Form) -> None:
+        self._source, self._form = source, form
         self._waiting: Tensors = {}
         self._lock = Lock()
 
@@ -27,7 +26,7 @@ class Packing:
                 kind = self._source.type
                 assert kind.encoding is not None
                 codes = self._source.codes(0, self._source.row_count)
-                self._waiting = self._layout.pack(kind.encoding, static_shape(kind), codes)
+                self._waiting = self._form.pack(kind.encoding, static_shape(kind), codes)
             return self._waiting.pop(part)
 
 
@@ -52,13 +51,12 @@ class LaidOut(Recipe, text_name=""):
         return found if found.ndim == 0 else found[start:stop]
 
 
-def laid_out(module: str, recipe: Recipe, layout: Layout) -> list[WeightSymbol]:
-    """The tensors of the encoded matrix of `module` in `layout`. Raises InputError where the layout cannot hold it."""
+def laid_out(module: str, recipe: Recipe, form: Form) -> list[WeightSymbol]:
+    """The tensors of the encoded matrix of `module` in `form`, which holds it."""
     encoding, shape = recipe.type.encoding, static_shape(recipe.type)
     assert encoding is not None
-    reason = layout.refusal(encoding, shape)
-    if reason:
-        raise InputError(f"{module}: {reason}")
-    packing = Packing(recipe, layout)
-    kinds = layout.types(encoding, shape)
-    return [WeightSymbol(f"{module}.{part}", LaidOut(kind, part, packing)) for part, kind in kinds.items()]
+    packing = Packing(recipe, form)
+    return [
+        WeightSymbol(f"{module}.{part}", LaidOut(kind, part, packing))
+        for part, kind in form.types(encoding, shape).items()
+    ]

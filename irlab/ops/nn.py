@@ -12,18 +12,28 @@ from .mlp import GatedMLP, gated_mlp
 from .nn_op import NNOp
 from .norms import AddRMSNorm, LayerNorm, RMSNorm, add_rms_norm, layer_norm, rms_norm
 from .rounding import (
+    BLOCK,
+    E2M1_MAX,
+    E4M3_MAX,
     LEAST_MAGNITUDE,
+    ActivationRounding,
     DequantizeCache,
     QuantizeActivation,
+    QuantizeActivationFloat,
     QuantizeCache,
     dequantize_cache,
     quantize_activation,
+    quantize_activation_float,
     quantize_cache,
 )
 
 __all__ = [
     "ACTIVATIONS",
+    "BLOCK",
+    "E2M1_MAX",
+    "E4M3_MAX",
     "LEAST_MAGNITUDE",
+    "ActivationRounding",
     "AddRMSNorm",
     "Attention",
     "DequantizeCache",
@@ -39,6 +49,7 @@ __all__ = [
     "MoE",
     "NNOp",
     "QuantizeActivation",
+    "QuantizeActivationFloat",
     "QuantizeCache",
     "RMSNorm",
     "Rope",
@@ -60,6 +71,7 @@ __all__ = [
     "low_rank_linear",
     "moe",
     "quantize_activation",
+    "quantize_activation_float",
     "quantize_cache",
     "rms_norm",
     "rope",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import dims
 from ..ir import Value, expression
-from ..types import DType, TensorType, f32, i8, tensor, u8
+from ..types import DType, TensorType, f8e4m3, f32, i8, tensor, u8
 from . import prim
 from .nn_op import NNOp, in_f32, like, to_dtype_of
 from .shapes import require, require_float
@@ -12,8 +12,20 @@ from .shapes import require, require_float
 LEAST_MAGNITUDE = 1e-30
 """What the largest magnitude of x is taken to be where it is less: a scale must not be 0."""
 
+E4M3_MAX, E2M1_MAX = 448.0, 6.0
+"""The largest numbers of the formats of small floats."""
 
-class QuantizeActivation(NNOp, opname="nn.quantize_activation"):
+BLOCK = 16
+"""Numbers of NVFP4 to a scale."""
+
+
+class ActivationRounding(NNOp):
+    """What rounds x to few bits, and gives it as numbers again."""
+
+    x: Value
+
+
+class QuantizeActivation(ActivationRounding, opname="nn.quantize_activation"):
     """x as integers of `bits` hold it: q = round(x / scale) + zero, cut to the integers, and (q - zero) * scale again.
 
     With `scale` > 0 the scale is known beforehand (static), and is that of all of x. Else (dynamic) it is found in x,
@@ -27,7 +39,6 @@ class QuantizeActivation(NNOp, opname="nn.quantize_activation"):
     backends that multiply integers.
     """
 
-    x: Value
     bits: int = 8
     per: str = "token"
     scale: float = 0.0
@@ -84,6 +95,72 @@ class QuantizeActivation(NNOp, opname="nn.quantize_activation"):
         low = prim.minimum(low, none)
         scale = over(prim.sub(prim.maximum(high, none), low), self.highest - self.lowest)
         return scale, prim.add(prim.round(prim.div(prim.neg(low), scale)), like(float(self.lowest), xf))
+
+
+class QuantizeActivationFloat(ActivationRounding, opname="nn.quantize_activation_float"):
+    """x as small floats under a scale hold it: the nearest float to x / scale, halves to even, times scale.
+
+        element   per      scale
+        e4m3      token    found in each row over the last axis: its largest magnitude / 448               FP8
+                  tensor   given, or found in all of x                                                     FP8
+        e2m1      block    s * scale for 16 numbers along the last axis; s is the E4M3 nearest to the      NVFP4
+                           block's largest magnitude / (6 scale), and `scale` is given
+
+    Larger numbers are cut to the largest float, scales s to 448. All is computed in f32, the result has the dtype of x.
+    """
+
+    element: str = "e4m3"
+    per: str = "token"
+    scale: float = 0.0
+
+    def infer(self) -> TensorType:
+        x = require_float(self, self.x)
+        require(self, x.rank >= 1, "x must have an axis")
+        require(self, self.element in ("e4m3", "e2m1"), 'the element must be "e4m3" or "e2m1"')
+        require(self, 0 <= self.scale < float("inf"), "the scale must be positive, or 0 where it is found in x")
+        if self.element == "e2m1":
+            require(self, self.per == "block" and self.scale > 0, 'e2m1 is per "block", under a scale that is given')
+            require(self, dims.mod(x.shape[-1], BLOCK) == 0, f"rows must be whole blocks of {BLOCK}")
+        else:
+            require(self, self.per in ("token", "tensor"), 'e4m3 is per "token" or "tensor"')
+            require(self, not self.scale or self.per == "tensor", 'a scale that is given is per "tensor"')
+        return tensor(x.dtype, x.shape)
+
+    def decompose(self) -> Value:
+        xf = in_f32(self.x)
+        if self.element == "e4m3":
+            scale = self.found_scale(xf)
+            return to_dtype_of(prim.mul(_to_e4m3(prim.div(xf, scale)), scale), self.x)
+        blocks = prim.reshape(xf, (*xf.type.shape[:-1], dims.floordiv(xf.type.shape[-1], BLOCK), BLOCK))
+        largest = prim.max(prim.abs(blocks), (-1,))
+        scale = prim.mul(_to_e4m3(prim.div(largest, like(E2M1_MAX * self.scale, xf))), like(self.scale, xf))
+        none = prim.eq(scale, like(0.0, xf))
+        steps = prim.div(blocks, prim.where(none, like(1.0, xf), scale))
+        return to_dtype_of(prim.reshape(prim.mul(_to_e2m1(steps), scale), xf.type.shape), self.x)
+
+    def found_scale(self, xf: Value) -> Value:
+        """The scale of e4m3, as f32 that broadcasts with `xf`, which is x in f32."""
+        if self.scale:
+            return like(self.scale, xf)
+        axes = (-1,) if self.per == "token" else tuple(range(xf.type.rank))
+        largest = prim.maximum(prim.max(prim.abs(xf), axes), like(LEAST_MAGNITUDE, xf))
+        return prim.div(largest, like(E4M3_MAX, xf))
+
+
+def _cut(x: Value, largest: float) -> Value:
+    return prim.minimum(prim.maximum(x, like(-largest, x)), like(largest, x))
+
+
+def _to_e4m3(x: Value) -> Value:
+    return prim.cast(prim.cast(_cut(x, E4M3_MAX), f8e4m3), f32)
+
+
+def _to_e2m1(x: Value) -> Value:
+    """Between powers of two, floats of one bit of mantissa are multiples of half the lower one."""
+    size = prim.abs(x)
+    step = prim.where(prim.lt(size, like(4.0, x)), like(1.0, x), like(2.0, x))
+    step = prim.where(prim.lt(size, like(2.0, x)), like(0.5, x), step)
+    return _cut(prim.mul(prim.round(prim.div(x, step)), step), E2M1_MAX)
 
 
 class QuantizeCache(NNOp, opname="nn.quantize_cache"):
@@ -154,4 +231,5 @@ def _require_cache_scale(op: QuantizeCache | DequantizeCache, x: TensorType, sca
 
 
 quantize_activation = expression(QuantizeActivation)
+quantize_activation_float = expression(QuantizeActivationFloat)
 quantize_cache, dequantize_cache = expression(QuantizeCache), expression(DequantizeCache)

@@ -71,6 +71,7 @@ _OF_CLASS: Final[dict[type, str]] = {
     nn.HardShrink: "elementwise",
     nn.Silu: "elementwise",
     nn.QuantizeActivation: "elementwise",
+    nn.QuantizeActivationFloat: "elementwise",
     prim.Conv: "convolution",
     prim.MaxPool: "reduction",
     prim.AvgPool: "reduction",

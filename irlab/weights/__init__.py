@@ -13,7 +13,7 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
 
 from ..floats import as_f16, as_f32
 from .arithmetic import Affine, Cast, LowRankUpdate, Mean
-from .encoded import Decode, Encode, Encoded, Parts, with_codes
+from .encoded import Decode, Encode, Encoded, Ends, Parts, with_codes
 from .factors import Factor, Product
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, take
 from .leaves import Array, Cached, File, Literal, Pending, Random, pending
@@ -34,6 +34,7 @@ __all__ = [
     "Decode",
     "Encode",
     "Encoded",
+    "Ends",
     "Factor",
     "File",
     "Literal",

@@ -5,20 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from ..encodings import Codes, Encoding, Extent, extent_of
 from ..encodings.base import Floats
 from ..encodings.robust import encode_robustly
 from ..errors import IRError
 from ..floats import as_f32
-from ..types import TensorType, tensor
+from ..types import TensorType, f32, tensor
 from .leaves import Array
 from .recipe import AnyArray, Recipe, static_shape
 
 
 @dataclass(frozen=True)
+class Ends(Recipe):
+    """The smallest and the largest number of all `sources`: f32[2], found in one pass over them, and kept."""
+
+    sources: tuple[Recipe, ...]
+
+    @property
+    def type(self) -> TensorType:
+        return tensor(f32, (2,))
+
+    @cached_property
+    def found(self) -> Extent:
+        extents = [extent_of(s.rows(start, stop)) for s in self.sources for start, stop in s.chunks()]
+        return Extent(min(e.low for e in extents), max(e.high for e in extents)) if extents else Extent(0, 0)
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return np.array(self.found, np.float32)[start:stop]
+
+
+@dataclass(frozen=True)
 class Encode(Recipe):
     """`source`[..., columns] encoded row by row, with the least squares of errors, weighted by `importance`[columns] if
-    it is given; or below a `norm` of 2 the least sum of errors to that power (encodings/robust.py)."""
+    it is given; or below a `norm` of 2 the least sum of errors to that power (encodings/robust.py). `ends`: f32[2], the
+    smallest and the largest number that what belongs to the whole tensor is to reach, where they are not its own."""
 
     costly = True
 
@@ -26,8 +48,11 @@ class Encode(Recipe):
     encoding: Encoding
     norm: float = 2.0
     importance: Recipe | None = None
+    ends: Recipe | None = None
 
     def __post_init__(self) -> None:
+        if self.ends is not None and self.ends.type is not tensor(f32, (2,)):
+            raise IRError(f"the ends of numbers are a {self.ends.type}, not an f32[2]")
         if self.importance is not None:
             columns = static_shape(self.source.type)[-1]
             if static_shape(self.importance.type) != (columns,) or not self.importance.type.dtype.is_float:
@@ -46,11 +71,12 @@ class Encode(Recipe):
 
     @cached_property
     def extent(self) -> Extent | None:
-        """The extent of `source` where the encoding asks for it: found in one pass over all rows."""
+        """What the scale of the tensor is to reach, where the encoding asks for it."""
         if not self.encoding.tensor_wide:
             return None
-        extents = [extent_of(self.source.rows(start, stop)) for start, stop in self.source.chunks()]
-        return Extent(min(e.low for e in extents), max(e.high for e in extents)) if extents else Extent(0, 0)
+        if self.ends is None:
+            return Ends((self.source,)).found
+        return self.ends.found if isinstance(self.ends, Ends) else Extent(*map(float, self.ends.read()))
 
     def codes(self, start: int, stop: int) -> Codes:
         first, last = _whole_blocks(self, start, stop)

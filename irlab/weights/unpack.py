@@ -12,10 +12,10 @@ from .recipe import AnyArray, Recipe, static_shape
 
 @dataclass(frozen=True)
 class Unpack(Recipe):
-    """The encoded matrix behind the tensors `sources` of the layout called `layout` (irlab/layouts), in its order."""
+    """The encoded matrix behind the tensors `sources` of the form called `form` (irlab/layouts), in its order."""
 
     of: TensorType
-    layout: str
+    form: str
     sources: tuple[Recipe, ...]
 
     @property
@@ -27,14 +27,14 @@ class Unpack(Recipe):
         return False
 
     def codes(self, start: int, stop: int) -> Codes:
-        from ..layouts import LAYOUTS
+        from ..layouts import FORMS
 
-        if self.layout not in LAYOUTS:
-            raise InputError(f"there is no layout called '{self.layout}'", f"one of {', '.join(LAYOUTS)}")
-        layout, encoding, shape = LAYOUTS[self.layout], self.of.encoding, static_shape(self.of)
+        if self.form not in FORMS:
+            raise InputError(f"matrices lie in no form called '{self.form}'", f"one of {', '.join(FORMS)}")
+        form, encoding, shape = FORMS[self.form], self.of.encoding, static_shape(self.of)
         assert encoding is not None
-        tensors = dict(zip(layout.types(encoding, shape), (source.read() for source in self.sources)))
-        codes = layout.unpack(encoding, shape, tensors)
+        tensors = dict(zip(form.types(encoding, shape), (source.read() for source in self.sources)))
+        codes = form.unpack(encoding, shape, tensors)
         # As stored codes are: what no such encoding has is refused.
         checked = encoding.unpack(encoding.pack(codes), shape[-1])
         return {part: values[start:stop] for part, values in checked.items()}

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import numpy as np
 import numpy.typing as npt
 
-from irlab.encodings import Codes, Encoding
+from irlab.encodings import Codes, Encoding, Extent
 from irlab.errors import InputError
 from irlab.options import Bounds
 
@@ -85,11 +85,14 @@ def _inverse_factor(hessian: Doubles, damping: float) -> Floats | None:
     return np.ascontiguousarray(inverse[::-1, ::-1], np.float32)
 
 
-def compensated_codes(weight: Floats, compensation: Compensation, encoding: Encoding) -> Codes:
-    """The codes of `weight`, f32[out, in], rounded column by column. Zeros stay zero, on grids that have one: in a
-    sparse matrix only what is left makes up for errors. Raises InputError for encodings without a grid."""
+def compensated_codes(
+    weight: Floats, compensation: Compensation, encoding: Encoding, extent: Extent | None = None
+) -> Codes:
+    """The codes of `weight`, f32[out, in], rounded column by column, under a scale of the tensor for `extent`. Zeros
+    stay zero, on grids that have one: in a sparse matrix only what is left makes up for errors. Raises InputError for
+    encodings without a grid."""
     order, factor = compensation.order, compensation.factor
-    grid = encoding.fit(weight, compensation.importance)
+    grid = encoding.fit(weight, compensation.importance, extent)
     # Transposed, so that a column is contiguous.
     rest = np.ascontiguousarray(weight.T[order])
     columns = len(order)

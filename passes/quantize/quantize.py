@@ -11,7 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from irlab.analysis import Analysis, InputHessian, InputStatistics, LayerStatistics
-from irlab.encodings import SCHEMES, Codes, Encoding, IntegerEncoding, SchemeName, TableEncoding, scheme_encoding
+from irlab.encodings import (
+    SCHEMES,
+    Codes,
+    Encoding,
+    Extent,
+    IntegerEncoding,
+    SchemeName,
+    TableEncoding,
+    extent_of,
+    scheme_encoding,
+)
 from irlab.errors import InputError, UsageError
 from irlab.floats import as_f32
 from irlab.ir import Graph, Module
@@ -176,14 +186,15 @@ class Quantize(
     ) -> Iterator[tuple[str, Codes]]:
         """The codes of matrices that read the same inputs."""
         hessian = statistics[InputHessian][names[0]]
+        extents = _extents({name: matrices[name] for name in names}, chosen)
         if self.method == "awq":
             importance = hessian.diagonal.astype(np.float32)
             for name in names:
-                yield name, chosen[name].encode(matrices[name], importance)
+                yield name, chosen[name].encode(matrices[name], importance, extents.get(name))
         else:
             compensation = Compensation.of(hessian.matrix, self.damping, self.act_order)
             for name in names:
-                yield name, compensated_codes(matrices[name], compensation, chosen[name])
+                yield name, compensated_codes(matrices[name], compensation, chosen[name], extents.get(name))
 
     def _chosen(self, graph: Graph, counts: Counter[str]) -> dict[str, Encoding]:
         """The encodings of the weights to encode; `counts` why others stay as they are."""
@@ -239,6 +250,17 @@ def _smaller_group(encoding: Encoding, shape: tuple[int, ...]) -> Encoding | Non
         if shape[-1] % group == 0:
             return replace(encoding, group=group)
     return None
+
+
+def _extents(matrices: Mapping[str, Floats], chosen: Mapping[str, Encoding]) -> dict[str, Extent]:
+    """What the scale of each matrix reaches, where it has one: one for all that read the same inputs, see `sharing`."""
+    found: dict[Encoding, Extent] = {}
+    for name, matrix in matrices.items():
+        if chosen[name].tensor_wide:
+            own = extent_of(matrix)
+            known = found.get(chosen[name], own)
+            found[chosen[name]] = Extent(min(own.low, known.low), max(own.high, known.high))
+    return {name: found[chosen[name]] for name in matrices if chosen[name] in found}
 
 
 def _require_grids(module: Module, chosen: Mapping[str, Encoding]) -> None:

@@ -15,8 +15,8 @@ from irlab.ir import Graph, Module, Op
 from irlab.ops import nn, prim
 from irlab.ops.nn import NNOp
 from irlab.passmgr import note
-from irlab.weight_uses import WeightUses, graphs, replace_weights, weight_uses
-from irlab.weights import Encode, Recipe, WeightSymbol, static_shape
+from irlab.weight_uses import WeightUses, graphs, read_together, replace_weights, weight_uses
+from irlab.weights import Encode, Ends, Recipe, WeightSymbol, static_shape
 
 
 class Role(Enum):
@@ -131,10 +131,13 @@ def encode_weights(
     """Let the weights of these names be read encoded, with the least error in this `norm`, weighted by `importances` of
     columns where they are known (see `Encode`); embeddings are cast to the dtype that they gave before."""
     weights = graph.weights()
+    ends = _shared_ends(graph, weights, encodings)
     replace_weights(
         graph,
         {
-            name: WeightSymbol(name, Encode(weights[name].recipe, encoding, norm, importances.get(name)))
+            name: WeightSymbol(
+                name, Encode(weights[name].recipe, encoding, norm, importances.get(name), ends.get(name))
+            )
             for name, encoding in encodings.items()
         },
     )
@@ -149,6 +152,22 @@ def encode_weights(
 def _is_router(op: Op) -> bool:
     """Whether `op` chooses experts: its matrix is small, and errors of it send tokens elsewhere."""
     return isinstance(op, nn.Linear) and any(isinstance(u, nn.MoE) and u.logits is op.result for u in op.result.uses)
+
+
+def _shared_ends(
+    graph: Graph, weights: Mapping[str, WeightSymbol], encodings: Mapping[str, Encoding]
+) -> dict[str, Recipe]:
+    """The ends that a scale of the tensor reaches, one for all matrices that read the same value: vLLM and TensorRT-LLM
+    multiply q, k and v, or gate and up, as one matrix under one such scale, the largest of them."""
+    found: dict[str, Recipe] = {}
+    for names in read_together(graph) if any(encoding.tensor_wide for encoding in encodings.values()) else ():
+        wide = [name for name in names if name in encodings and encodings[name].tensor_wide]
+        for encoding in dict.fromkeys(encodings[name] for name in wide):
+            alike = [name for name in wide if encodings[name] == encoding and name not in found]
+            if len(alike) > 1:
+                ends = Ends(tuple(weights[name].recipe for name in alike))
+                found |= dict.fromkeys(alike, ends)
+    return found
 
 
 def _roles(uses: WeightUses) -> set[Role]:

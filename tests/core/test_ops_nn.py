@@ -384,6 +384,65 @@ def test_quantize_activation(kind: str, options: dict[str, Any], leading: tuple[
     b.compare(nn.quantize_activation(x, **options), kind)
 
 
+FLOAT_ROUNDINGS: list[dict[str, Any]] = [
+    {},
+    {"per": "tensor"},
+    {"per": "tensor", "scale": 0.01},
+    {"element": "e2m1", "per": "block", "scale": 0.001},
+    {"element": "e2m1", "per": "block", "scale": 100.0},
+]
+
+
+@settings(max_examples=30, deadline=None)
+@given(kind=FLOATS, options=st.sampled_from(FLOAT_ROUNDINGS), leading=st.sampled_from([(), (3,), (2, 3)]))
+def test_quantize_activation_float(kind: str, options: dict[str, Any], leading: tuple[int, ...]) -> None:
+    b = Builder()
+    x = b.x(kind, *leading, 32)
+    b.compare(nn.quantize_activation_float(x, **options), kind)
+
+
+def rounded_float(values: Any, **options: Any) -> np.ndarray:
+    graph = Graph()
+    x = torch.as_tensor(values)
+    value = graph.input("x", tensor(f32, tuple(x.shape)))
+    graph.set_outputs({"y": nn.quantize_activation_float(value, **options)})
+    return Program(graph)({"x": x})["y"].numpy()
+
+
+def test_small_floats_are_those_of_ml_dtypes() -> None:
+    """Each number between the floats of a format, and each half between two of them, as ml_dtypes rounds it."""
+    import ml_dtypes
+
+    for element, kind, largest in (
+        ("e4m3", ml_dtypes.float8_e4m3fn, 448.0),
+        ("e2m1", ml_dtypes.float4_e2m1fn, 6.0),
+    ):
+        floats = np.sort(np.arange(128 if element == "e4m3" else 8, dtype=np.uint8).view(kind).astype(np.float32))
+        floats = floats[np.isfinite(floats)]
+        x = np.concatenate([floats, (floats[1:] + floats[:-1]) / 2, floats * 1.01, floats * 0.99])
+        x = np.concatenate([x, -x]).clip(-largest, largest)
+        expected = x.astype(kind).astype(np.float32)
+        if element == "e4m3":
+            found = rounded_float(x, per="tensor", scale=1.0)
+        else:
+            # With 6 in it, each block has the scale 1.
+            blocks = np.zeros((len(x), 16), np.float32)
+            blocks[:, 0], blocks[:, 1] = 6, x
+            found = rounded_float(blocks, element="e2m1", per="block", scale=1.0)[:, 1]
+        assert np.array_equal(found, expected)
+
+
+def test_blocks_have_scales_of_e4m3_under_the_one_of_the_tensor() -> None:
+    x = np.zeros((1, 48), np.float32)
+    x[0, :3], x[0, 16:18] = (6.0, 3.1, -0.2), (0.06, -0.013)
+    found = rounded_float(x, element="e2m1", per="block", scale=0.01)
+    np.testing.assert_allclose(found[0, :3], [6.0 * 0.96, 3.0 * 0.96, 0], rtol=1e-6)  # 1 / 0.01 is 96 in E4M3
+    assert found[0, 16] == pytest.approx(0.06) and found[0, 17] == pytest.approx(-0.015)
+    assert (found[0, 18:] == 0).all()
+    # Beyond the scale of the tensor all is cut.
+    assert rounded_float([[1e6] * 16], element="e2m1", per="block", scale=0.01).max() == pytest.approx(448 * 6 * 0.01)
+
+
 def rounded(values: Any, **options: Any) -> torch.Tensor:
     graph = Graph()
     x = torch.as_tensor(values)
@@ -470,6 +529,11 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("outside the integers", lambda: nn.quantize_activation(value("f32", 3), zero=200)),
     ("is not given", lambda: nn.quantize_activation(value("f32", 3), zero=3, dynamic_zero=True)),
     ("floating-point operand", lambda: nn.quantize_activation(value("i64", 3))),
+    ("the element must be", lambda: nn.quantize_activation_float(value("f32", 16), "e5m2")),
+    ("per .token. or", lambda: nn.quantize_activation_float(value("f32", 16), per="block")),
+    ("scale that is given", lambda: nn.quantize_activation_float(value("f32", 16), scale=1.0)),
+    ('per "block", under', lambda: nn.quantize_activation_float(value("f32", 16), "e2m1", "block")),
+    ("whole blocks", lambda: nn.quantize_activation_float(value("f32", 24), "e2m1", "block", 1.0)),
     ("bits must be 4 or 8", lambda: nn.quantize_cache(value("f32", 1, 2, 3, 4), value("f32", 1), 3)),
     ("4 bits need an even", lambda: nn.quantize_cache(value("f32", 1, 2, 3, 5), value("f32", 1), 4)),
     ("the scale must be f32", lambda: nn.quantize_cache(value("f32", 1, 2, 3, 4), value("f32", 4))),

@@ -85,6 +85,58 @@ def test_dynamic_forms(module: Module, options: str, attributes: dict[str, objec
     assert {name: op.attributes[name] for name in attributes} == attributes
 
 
+@pytest.mark.parametrize(
+    ("options", "attributes", "matrices"),
+    [
+        ("scheme=fp8", {"element": "e4m3", "per": "token", "scale": 0.0}, "f<e4m3, group=0, scale=f32>"),
+        ("scheme=fp8 per=tensor", {"element": "e4m3", "per": "tensor", "scale": 0.0}, "f<e4m3, group=0, scale=f32>"),
+        ("scheme=fp8 weights=int8", {"element": "e4m3"}, "q<int8, sym, group=0, scale=f32>"),
+    ],
+)
+def test_small_floats(module: Module, options: str, attributes: dict[str, object], matrices: str) -> None:
+    new = irlab.run(module, f"quantize-activations{{{options}}}")
+    op = new.graph.find(nn.QuantizeActivationFloat)[0]
+    assert {name: op.attributes[name] for name in attributes} == attributes
+    assert {str(s.type.element) for n, s in new.weights.items() if "_proj" in n} == {matrices}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "largest", "matrices"),
+    [("fp8", 448, "f<e4m3, group=tensor, scale=f32>"), ("nvfp4", 6 * 448, "f<e2m1, group=16, scale=e4m3>")],
+)
+def test_static_scales_of_floats_reach_the_largest_number(
+    module: Module, ids: np.ndarray, tmp_path: Path, scheme: str, largest: float, matrices: str
+) -> None:
+    new, _ = run(module, f"quantize-activations{{scheme={scheme} mode=static}}", ids, tmp_path)
+    graph = module.clone()
+    # What no encoded matrix comes before.
+    graph.graph.set_outputs({"x": graph.graph.find(nn.Linear)[0].x})
+    found = float(irlab.evaluate(graph, {"input_ids": ids})["x"].abs().max())
+    scales = [op.scale for op in new.graph.find(nn.QuantizeActivationFloat)]
+    assert len(scales) == 12 and scales[0] == pytest.approx(found / largest, rel=1e-5)
+    assert {str(s.type.element) for n, s in new.weights.items() if "_proj" in n} == {matrices}
+    loss = quality(new, [{"input_ids": ids}], Context(), module).kl
+    assert loss is not None and 0 < loss < (0.05 if scheme == "fp8" else 0.5)
+
+
+def test_a_layer_may_have_another_scheme(module: Module) -> None:
+    new = irlab.run(module, 'quantize-activations{scheme=fp8}@"model.layers.1"{scheme=int8}')
+    assert len(new.graph.find(nn.QuantizeActivationFloat)) == 8 and len(new.graph.find(nn.QuantizeActivation)) == 4
+
+
+def test_matrices_that_read_the_same_share_the_scale_of_the_tensor(module: Module) -> None:
+    """And lose none of their range: it is that of the largest of them."""
+    for pipeline, part in (("quantize{scheme=nvfp4}", "row_scales"), ("quantize{scheme=fp8 group=-1}", "scales")):
+        new = irlab.run(module, pipeline)
+        for names, count in ((("q", "k", "v"), 1), (("gate", "up"), 1), (("q", "o"), 2)):
+            where = "mlp" if "up" in names else "self_attn"
+            symbols = [new.weights[f"model.layers.0.{where}.{name}_proj.weight"] for name in names]
+            assert len({float(s.recipe.codes(0, 1)[part][0, 0]) for s in symbols}) == count
+            largest = max(abs(np.asarray(s.recipe.read())).max() for s in symbols)
+            original = max(abs(module.weights[s.name].recipe.read()).max() for s in symbols)
+            assert largest == pytest.approx(float(original), rel=0.07)
+
+
 def test_mixed_has_one_scale_behind_norms_and_scales_of_tokens_elsewhere(module: Module) -> None:
     new = irlab.run(module, "quantize-activations{per=mixed embeddings=int8}")
     found = {(type(op.x.op) is nn.RMSNorm, op.per) for op in new.graph.find(nn.QuantizeActivation)}
@@ -164,6 +216,9 @@ def test_ir_that_is_rounded_already_is_refused_where_it_has_no_form(module: Modu
         ("percentile=20", "takes a number above 50 and at most 100"),
         ("mode=statik", "did you mean 'static'"),
         ("scheme=int4", "int8"),
+        ("scheme=nvfp4", "known beforehand.*mode=static"),
+        ("scheme=fp8 sym=false", "sym=false is of integers"),
+        ("scheme=nvfp4 mode=static range=mse", "range=mse is of integers"),
     ],
 )
 def test_bad_options_are_refused(module: Module, options: str, reason: str) -> None:
