@@ -17,6 +17,7 @@ from irlab.options import Bounds
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
 from irlab.types import bf16, f32
+from irlab.weight_uses import weight_uses
 
 if TYPE_CHECKING:
     from irlab.backends.tensorrt.profiles import Limits
@@ -75,12 +76,13 @@ class TensorRT(Backend, name="tensorrt"):
                 )
 
     def limits(self, module: Module) -> Limits:
-        """The sizes that the engine takes. Raises UsageError where options contradict each other."""
-        from irlab.backends.tensorrt.profiles import Limits, read_spans
+        """The sizes that the engine takes. Raises UsageError where options contradict each other, or the module."""
+        from irlab.backends.tensorrt.profiles import Limits, read_spans, require_sizes
 
         sizes = (self.max_batch, self.max_seq, self.max_past, self.opt_batch, self.opt_seq, self.opt_past)
-        stated = module.metadata.get("config", {}).get("max_position_embeddings")
-        return Limits(*sizes, read_spans(self.sizes)).resolved(stated if isinstance(stated, int) else 0)
+        stated, spans = module.metadata.get("config", {}).get("max_position_embeddings"), read_spans(self.sizes)
+        require_sizes(module.graph, spans)
+        return Limits(*sizes, spans).resolved(stated if isinstance(stated, int) else 0)
 
     def chosen_targets(self, module: Module) -> tuple[str, ...]:
         """The compute capabilities to build for. Raises LegalityError where one cannot hold the module's types."""
@@ -108,10 +110,9 @@ class TensorRT(Backend, name="tensorrt"):
 
     def legalise(self, module: Module, ctx: Context) -> Module:
         from irlab.backends.tensorrt.legalise import legalise
-        from irlab.backends.tensorrt.profiles import buffered_caches, profiles, require_sizes
+        from irlab.backends.tensorrt.profiles import buffered_caches, profiles
 
         limits = self.limits(module)
-        require_sizes(module.graph, limits.others or ())
         legal = legalise(module, self.precision, ctx, self._builds_experts)
         self.chosen_targets(legal)
         profiles(legal.graph, limits, bool(buffered_caches(legal.graph)))
@@ -130,9 +131,12 @@ class TensorRT(Backend, name="tensorrt"):
             raise InputError(library.missing())
 
     def estimate_bytes(self, module: Module) -> int:
-        # The engine, and the scratch file that its weights are read into.
-        weights = sum(symbol.size_bytes for symbol in module.weights.values())
-        return 2 * weights + weights // 10 + (16 << 20)
+        # The module beside it, the codes repacked, and the engine, which holds a table twice that is a head as well.
+        copies = 0
+        for uses in weight_uses(module.graph).values():
+            again = uses.symbol.type.encoding is not None or len(uses.users) > 1
+            copies += uses.symbol.size_bytes * (3 if again else 2)
+        return copies + copies // 20 + (16 << 20)
 
     def write(self, module: Module, out: Path, ctx: Context) -> Readings:
         from irlab.backends.hf.files import companions

@@ -182,6 +182,25 @@ def test_turns_follow_the_source(checkpoint: Callable[[str], File], bytes_read: 
     assert set(bytes_read.values()) == {48 * 32 * 4}
 
 
+def test_few_tensors_are_kept_at_a_time(tmp_path: Path) -> None:
+    of = tensor(f32, (64, 8))
+    names = [f"t{i}" for i in range(40)]
+    with SafetensorsWriter(tmp_path / "w.safetensors", dict.fromkeys(names, of)) as file:
+        for name in names:
+            file.write(name, np.zeros((64, 8), np.float32))
+    symbols = [WeightSymbol(name, File(tmp_path / "w.safetensors", name, of)) for name in names]
+    most = 0
+
+    def take(chunk: Any) -> None:
+        nonlocal most
+        most = max(most, len(SHELF._kept))
+
+    # However different the orders in which outputs have their weights.
+    read_together([Reading(symbols, finite_rows, take), Reading(symbols[::-1], finite_rows, take)], jobs=2)
+    assert 1 <= most <= 2 + 2
+    assert not SHELF._kept and not SHELF._expected
+
+
 def test_an_error_ends_one_reading(checkpoint: Callable[[str], File]) -> None:
     symbols = [WeightSymbol(name, checkpoint(name)) for name in "abq"]
     taken: list[str] = []

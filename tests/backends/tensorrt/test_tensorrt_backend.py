@@ -193,6 +193,25 @@ def test_large_weights_go_through_a_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_builder_reads_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source is read where all targets read it: what the child process gets does not name it."""
+    from irlab.backends.tensorrt import process
+
+    texts: list[str] = []
+
+    class Watched(process.Child):
+        def ask(self, request: Any, note: Any = None) -> dict[str, Any]:
+            texts.append((Path(request["module"]) / "module.ir").read_text("utf-8"))
+            raise InputError("seen")
+
+    monkeypatch.setattr(process, "Child", Watched)
+    with pytest.raises(InputError, match="seen"):
+        irlab.emit(irlab.run(irlab.load("demo"), "fuse,kv-cache"), "tensorrt", tmp_path / "out", targets="sm89")
+    (text,) = texts
+    assert text.count("file(") == text.count('file("weights.safetensors"') > 30
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_model_in_bf16_passes_the_gate(tmp_path: Path) -> None:
     """Logits of 17 lie 0.125 apart in bf16: rounding alone makes a difference of 0.11."""
