@@ -8,6 +8,9 @@ from typing import Any
 ARCHITECTURES = ("llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3", "llama-tied", "qwen3-tied", "llama-biased")
 """What the hf frontend and the backends must carry; "llama3" has its rope scaling."""
 
+MIXTURES = ("mixtral", "qwen3_moe")
+"""Mixtures of experts, which fewer backends carry."""
+
 _COMMON: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -35,6 +38,8 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "smollm3": {"num_hidden_layers": 5},
     "llama-tied": {"tie_word_embeddings": True},
     "qwen3-tied": {"tie_word_embeddings": True},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "norm_topk_prob": True},
     "llama-biased": {"attention_bias": True, "mlp_bias": True},
 }
 

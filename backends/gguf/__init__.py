@@ -205,7 +205,8 @@ def stored_rows(symbol: WeightSymbol, start: int, stop: int) -> np.ndarray[Any, 
         return np.ascontiguousarray(finite_rows(symbol, start, stop)).view(np.uint8)
     held = exact(encoding, static_shape(symbol.type)[-1])
     assert held is not None, f"{symbol.name} was not legalised"
-    return held.repack(finite_codes(symbol, start, stop))
+    codes = finite_codes(symbol, start, stop)
+    return held.repack({part: rows.reshape(-1, rows.shape[-1]) for part, rows in codes.items()})
 
 
 def _fill(writer: GGUFWriter | ShardsWriter, symbols: Sequence[WeightSymbol]) -> Readings:

@@ -69,6 +69,17 @@ class MLPBlock(Rule):
         return p.gated_mlp(h, *matrices, *biases, activation=p.var("activation")) + p.var("x")
 
 
+class MoEBlock(Rule):
+    """x + moe(rms_norm(x)), the router a linear over the same norm."""
+
+    def pattern(self) -> Pattern:
+        h = p.shared(p.rms_norm(p.var("x"), p.var("norm"), eps=p.var("eps")))
+        logits = p.linear(h, p.var("router"), p.optional(p.var("router_bias")))
+        stacks = [p.var(name) for name in ("gate", "up", "down")]
+        attributes = {name: p.var(name) for name in ("top_k", "activation", "normalise")}
+        return p.moe(h, logits, *stacks, **attributes) + p.var("x")
+
+
 class Head(Rule):
     """linear(rms_norm(x)): the logits."""
 
@@ -84,7 +95,7 @@ class Embed(Rule):
         return p.maybe(p.cast, p.embedding(p.var("ids"), p.var("weight")))
 
 
-_ATTENTION, _MLP, _HEAD, _EMBED = AttentionBlock(), MLPBlock(), Head(), Embed()
+_ATTENTION, _MLP, _MOE, _HEAD, _EMBED = AttentionBlock(), MLPBlock(), MoEBlock(), Head(), Embed()
 """Rules keep their compiled patterns, and a graph is looked at several times."""
 
 
@@ -105,7 +116,8 @@ def dissect(module: Module) -> Decoder:
         raise LegalityError(
             f"GGUF: {shrink.opname} in {where}: {reason}", "emit GGUF without dynamic-sparsity, or onnx"
         )
-    attention, mlp, embed = (_matches(graph, rule) for rule in (_ATTENTION, _MLP, _EMBED))
+    attention, dense, mixed, embed = (_matches(graph, rule) for rule in (_ATTENTION, _MLP, _MOE, _EMBED))
+    mlp = dense | mixed
     top = graph.outputs["logits"].op
     heads = _matches(graph, _HEAD)
     if top not in heads:
@@ -120,7 +132,8 @@ def dissect(module: Module) -> Decoder:
         elif blocks and not blocks[-1][1]:
             raise _stop(graph, at, _ATTENTION, "an attention block")
         else:
-            raise _stop(graph, at, _MLP, "a feed-forward block")
+            mixture = bool(graph.find(nn.MoE) or graph.find(nn.Experts))
+            raise _stop(graph, at, _MOE if mixture else _MLP, "a feed-forward block")
     decoder = Decoder(embed[at], head, _layers(blocks[::-1]))
     _check_parts(graph, decoder)
     return decoder

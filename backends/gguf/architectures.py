@@ -26,6 +26,7 @@ class Architecture:
                    model had before it was pruned.
     headless:      whether layers but the first may be without attention.
     fused_qkv:     whether q, k and v are one tensor.
+    experts:       whether the feed-forward blocks are mixtures of experts.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Architecture:
     per_layer: bool = False
     headless: bool = False
     fused_qkv: bool = False
+    experts: bool = False
 
 
 class Choice(NamedTuple):
@@ -106,6 +108,11 @@ def _alike(decoder: Decoder) -> str:
     return f"all its layers are alike, and {difference}" if difference else ""
 
 
+def _shares_of_experts(decoder: Decoder) -> str:
+    plain = next((ffn for ffn in decoder.ffns if ffn.experts and not ffn.match.normalise), None)
+    return f"it divides the scores of experts by their sum, and layer {plain.layer} does not" if plain else ""
+
+
 def first_difference(decoder: Decoder) -> str:
     """The first layer whose heads or widths are not those of layer 0, in words; nothing if all are alike."""
     first = decoder.layers[0].widths
@@ -122,8 +129,15 @@ _FFN_BIASES = frozenset({"gate_bias", "up_bias", "down_bias"})
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     # The most specific first, stand-ins last. Read off llama.cpp's model loaders, src/models/*.cpp.
+    Architecture(
+        "qwen3moe", False, False, frozenset(), (_alike, _qk_norm, _all_rope, _shares_of_experts), experts=True
+    ),
     Architecture("qwen3", False, False, frozenset(), (_alike, _qk_norm, _all_rope)),
     Architecture("smollm3", True, False, frozenset(), (_alike, _no_qk_norm, _every_fourth_without_rope)),
+    # Mixtral.
+    Architecture(
+        "llama", True, True, _ATTENTION_BIASES, (_alike, _no_qk_norm, _all_rope, _shares_of_experts), experts=True
+    ),
     Architecture(
         "qwen2", False, False, _QKV_BIASES, (_alike, _square_queries, _no_qk_norm, _all_rope, _all_qkv_biases)
     ),
@@ -188,17 +202,19 @@ def choose(decoder: Decoder, rope: RopeForm | None) -> Choice:
     nearest."""
     tried = []
     for architecture in ARCHITECTURES:
+        if architecture.experts != bool(decoder.experts):
+            continue
         structure = [reason for refuse in architecture.refuses if (reason := refuse(decoder))]
         missing = lacks(architecture, decoder, rope)
         if not structure and not missing:
             return Choice(architecture, first_difference(decoder) if architecture.per_layer else "")
         tried.append((architecture, structure, missing))
     difference = first_difference(decoder)
-    candidates = [row for row in tried if row[0].per_layer == bool(difference)]
+    candidates = [row for row in tried if row[0].per_layer == bool(difference)] or tried
     # Of equally near ones the last: it is the more general architecture.
     nearest, structure, missing = min(reversed(candidates), key=lambda t: (len(t[1]), len(t[2])))
     reason = f"nearest is '{nearest.name}', but {(structure + missing)[0]}"
-    return Choice(None, f"{difference}; of those that allow this, {reason}" if difference else reason)
+    return Choice(None, f"{difference}; of those that allow this, {reason}" if nearest.per_layer else reason)
 
 
 def plain_scale(attention: Attention) -> float:

@@ -149,6 +149,10 @@ def _metadata(
         f"{name}.attention.layer_norm_rms_epsilon": next(iter(decoder.eps)),
         f"{name}.vocab_size": decoder.vocabulary,
     }
+    if decoder.experts:
+        keys[f"{name}.expert_count"] = decoder.experts
+        keys[f"{name}.expert_used_count"] = decoder.ffns[0].experts_used
+        keys[f"{name}.expert_feed_forward_length"] = decoder.ffns[0].width
     if rope is not None:
         turned = next(value for a in decoder.attentions if (value := a.match.q_freq) is not None)
         keys[f"{name}.rope.dimension_count"] = 2 * int(turned.type.shape[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from irlab.backends.gguf.parts import Attention, Decoder
+from irlab.backends.gguf.parts import Attention, Decoder, FeedForward
 from irlab.ir import Value
 
 ATTENTION_NAMES = {
@@ -29,6 +29,19 @@ FFN_NAMES = {
     "up_bias": "ffn_up.bias",
     "down_bias": "ffn_down.bias",
 }
+EXPERT_NAMES = {
+    "norm": "ffn_norm.weight",
+    "router": "ffn_gate_inp.weight",
+    "gate": "ffn_gate_exps.weight",
+    "up": "ffn_up_exps.weight",
+    "down": "ffn_down_exps.weight",
+}
+
+
+def _names(block: Attention | FeedForward) -> dict[str, str]:
+    if isinstance(block, Attention):
+        return ATTENTION_NAMES
+    return EXPERT_NAMES if block.experts else FFN_NAMES
 
 
 def named_weights(decoder: Decoder) -> Iterator[tuple[str, Value]]:
@@ -38,7 +51,7 @@ def named_weights(decoder: Decoder) -> Iterator[tuple[str, Value]]:
     if not decoder.tied:
         yield "output.weight", decoder.head.weight
     for block in decoder.blocks:
-        for part, name in (ATTENTION_NAMES if isinstance(block, Attention) else FFN_NAMES).items():
+        for part, name in _names(block).items():
             value = getattr(block.match, part)
             if value is not None:
                 yield f"blk.{block.layer}.{name}", value

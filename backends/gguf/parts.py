@@ -40,14 +40,25 @@ class Attention:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """The feed-forward block of a layer."""
+    """The feed-forward block of a layer, a gated MLP or a mixture of such."""
 
     layer: int
     match: Match
 
     @property
     def width(self) -> int:
-        return int(self.match.gate.type.shape[0])
+        """The neurons, of each expert."""
+        return int(self.match.gate.type.shape[-2])
+
+    @property
+    def experts(self) -> int:
+        """How many experts there are; 0 if it is no mixture."""
+        return int(self.match.gate.type.shape[0]) if self.match.gate.type.rank == 3 else 0
+
+    @property
+    def experts_used(self) -> int:
+        """How many of them each token meets."""
+        return int(self.match.top_k) if self.experts else 0
 
 
 @dataclass(frozen=True)
@@ -64,12 +75,14 @@ class Layer:
 
     @property
     def widths(self) -> dict[str, int]:
-        """What structural pruning changes, by its name in words: 0 where the block was taken out."""
+        """The sizes in which layers may differ, by name in words: 0 where the block was taken out."""
         attention = self.attention
         return {
             "heads": attention.heads if attention else 0,
             "key/value heads": attention.kv_heads if attention else 0,
             "feed-forward neurons": self.ffn.width if self.ffn else 0,
+            "experts": self.ffn.experts if self.ffn else 0,
+            "experts to a token": self.ffn.experts_used if self.ffn else 0,
         }
 
 
@@ -88,6 +101,11 @@ class Decoder:
     @property
     def ffns(self) -> list[FeedForward]:
         return [layer.ffn for layer in self.layers if layer.ffn is not None]
+
+    @property
+    def experts(self) -> int:
+        """How many experts a mixture of it has; 0 if it has none."""
+        return max((ffn.experts for ffn in self.ffns), default=0)
 
     @property
     def blocks(self) -> list[Attention | FeedForward]:

@@ -16,7 +16,7 @@ from irlab.backends.gguf.parts import Decoder
 from irlab.encodings import Encoding, ggml
 from irlab.errors import InputError, LegalityError
 from irlab.ir import Module, Value, Weight
-from irlab.weights import Affine, Cast, Take, WeightSymbol, static_shape
+from irlab.weights import Affine, Cast, Concat, Reshape, Take, WeightSymbol, static_shape
 
 if TYPE_CHECKING:
     from irlab.backends.gguf import GGUF
@@ -84,7 +84,7 @@ def _planned(
     shapes = {name: static_shape(value.type) for name, value in weights.items()}
     joined = _joined_qkv(shapes, fixed) if architecture.fused_qkv else {}
     first = decoder.attentions[0]
-    shape = ModelShape(architecture.name, len(decoder.layers), first.heads, first.kv_heads)
+    shape = ModelShape(architecture.name, len(decoder.layers), first.heads, first.kv_heads, decoder.experts)
     plan = plan_types(target, shapes, shape, imatrix=calibrated, overrides=fixed, allow_fallback=allow_fallback)
     return plan, plan.types | {part: plan.types[whole] for part, whole in joined.items()}
 
@@ -112,14 +112,14 @@ def _joined_qkv(shapes: dict[str, tuple[int, ...]], fixed: dict[str, GGMLType]) 
 def stored_float(symbol: WeightSymbol) -> str:
     """The float type a weight is stored in before the graph was cast to f32."""
     recipe = symbol.recipe
-    while isinstance(recipe, Cast | Take | Affine):
-        recipe = recipe.source
+    while isinstance(recipe, Cast | Take | Affine | Reshape | Concat):
+        recipe = recipe.sources[0] if isinstance(recipe, Concat) else recipe.source
     return recipe.type.dtype.name
 
 
 def default_file_type(decoder: Decoder) -> FileType:
     """The type that changes nothing: that of the largest float matrix (norms are f32 in every file)."""
-    floats = [v for _, v in named_weights(decoder) if v.type.encoding is None and v.type.rank == 2]
+    floats = [v for _, v in named_weights(decoder) if v.type.encoding is None and v.type.rank >= 2]
     if not floats:
         return file_type("f16")
     largest = max(floats, key=lambda v: int(v.type.size))  # type: ignore[arg-type]
