@@ -17,7 +17,8 @@ from .gradients import gradient_steps
 from .ir import Module
 from .layers import Layer
 from .original import Original, tap_keys
-from .walk import Tap, Walk, require_finite, tapped
+from .types import bf16
+from .walk import Tap, Walk, require_finite, tapped, working_dtypes
 
 if TYPE_CHECKING:
     from .calibration import Batch
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 def module_key(module: Module, batches: Sequence[Batch], ctx: Context, *more: object) -> str:
     """The name of what is computed from `module` and `batches` as `ctx` says."""
-    return fingerprint(__version__, module.graph, list(batches), ctx.device, ctx.seed, *more)
+    working = str(working_dtypes(ctx.device)(bf16))
+    return fingerprint(__version__, module.graph, list(batches), ctx.device, working, ctx.seed, *more)
 
 
 def collect_rows(

@@ -16,12 +16,11 @@ from torch.nn import functional
 from .analysis import GradientAnalysis, OutputGradient, TableGradient
 from .cache import Shelf
 from .errors import InputError
-from .interp import Program
 from .interp.torch_types import to_torch
 from .ir import Graph, Weight
 from .layers import Layer
 from .ops import nn
-from .walk import WEIGHT_BYTES, Walk, require_finite, tapped
+from .walk import Walk, require_finite, tapped
 from .weights import static_shape
 from .weights.recipe import AnyArray
 
@@ -72,7 +71,7 @@ def _backward(walk: Walk, layer: Layer, found: Facts, seed: int) -> Iterator[Non
     piece.graph.set_outputs({**ends, **asked})
     # Gradients flow only to what depends on something that asks for them: where nothing flows in, weights do.
     leaves = {} if any(value.type.dtype.is_float for value in layer.reads.values()) else _float_weights(piece.graph)
-    program = Program(piece.graph, device=walk.device, cache_bytes=WEIGHT_BYTES, weights=leaves)
+    program = walk.program(piece.graph, leaves)
     for batch in range(walk.batches):
         inputs = walk.inputs(list(layer.reads), batch)
         floats = {name: x.requires_grad_() for name, x in inputs.items() if x.is_floating_point()}

@@ -22,7 +22,7 @@ from .calibration import Batch
 from .decoder import input_sizes, with_defaults
 from .errors import InputError
 from .interp import Program
-from .interp.torch_types import as_input
+from .interp.torch_types import Dtypes, as_input, torch_dtype, widened_dtype
 from .ir import Graph, Value, Weight
 from .layers import Layer, layers
 from .ops import nn
@@ -71,11 +71,12 @@ class Walk:
     """A graph on its way through `batches`; what flows between layers waits in `store`.
 
     The weights of layers that are still ahead may change, and those of the current one before it is advanced: call
-    `refresh` afterwards. Missing inputs that a decoder can do without are filled in.
+    `refresh` afterwards. Missing inputs that a decoder can do without are filled in. It computes in `working_dtypes`.
     """
 
     def __init__(self, graph: Graph, batches: Sequence[Batch], device: str, store: Activations) -> None:
         self.graph, self.device, self.store = graph, device, store
+        self.dtypes = working_dtypes(device)
         self.layers = layers(graph)
         self.batches = len(batches)
         self._sizes: list[dict[str, int]] = []
@@ -86,7 +87,7 @@ class Walk:
                 name = value.name or ""
                 if name not in inputs:
                     raise InputError(f"calibration gives nothing for the input '{name}'")
-                store.put(name, batch, as_input(inputs[name], value.type, name, "cpu"))
+                store.put(name, batch, as_input(inputs[name], value.type, name, "cpu", self.dtypes))
 
     def refresh(self) -> None:
         """See the graph as it is now."""
@@ -98,11 +99,15 @@ class Walk:
 
     def outputs(self, layer: Layer, graph: Graph) -> Iterator[dict[str, torch.Tensor]]:
         """The outputs of `graph`, made of `layer`, for each batch in turn."""
-        program = Program(graph, device=self.device, cache_bytes=WEIGHT_BYTES)
+        program = self.program(graph)
         names = [value.name or "" for value in graph.inputs]
         with torch.no_grad():
             for batch in range(self.batches):
                 yield program(self.inputs(names, batch), self._sizes[batch])
+
+    def program(self, graph: Graph, weights: Mapping[str, torch.Tensor] | None = None) -> Program:
+        """`graph`, made of layers, ready to run on what is in the store."""
+        return Program(graph, device=self.device, cache_bytes=WEIGHT_BYTES, weights=weights, dtypes=self.dtypes)
 
     def inputs(self, names: Sequence[str], batch: int) -> dict[str, torch.Tensor]:
         """The values of these names for one batch."""
@@ -128,6 +133,12 @@ class Walk:
         for name in layer.reads:
             if name not in later:
                 self.store.drop(name)
+
+
+def working_dtypes(device: str) -> Dtypes:
+    """In what models run over texts. On CPUs those in bf16 and f16 compute in f32, which is faster there and what CPU
+    runtimes do: what is measured is what the weights say, without the rounding of activations."""
+    return widened_dtype if device == "cpu" else torch_dtype
 
 
 def require_finite(tensor: torch.Tensor, what: str) -> None:

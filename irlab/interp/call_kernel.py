@@ -10,7 +10,6 @@ import torch
 from ..errors import InputError
 from ..ops.call import Call, bind
 from .kernels import Table
-from .torch_types import torch_dtype
 
 if TYPE_CHECKING:
     from .program import Run
@@ -36,7 +35,7 @@ def overload(target: str) -> Any:
 
 def _call(op: Call, run: Run, *operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
     def argument(value: object) -> Any:
-        return bind(value, operands, torch_dtype, run.sizes)
+        return bind(value, operands, run.dtypes, run.sizes)
 
     target = overload(op.target)
     positional: list[Any] = []

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from ..ops import nn
 from .kernels import Table, Tensors
-from .torch_types import torch_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,7 +240,7 @@ def _quantize_cache(op: nn.QuantizeCache, run: Run, x: Tensor, scale: Tensor) ->
 def _dequantize_cache(op: nn.DequantizeCache, run: Run, codes: Tensor, scale: Tensor) -> Tensor:
     if op.bits == 4:
         codes = torch.stack((codes & 15, codes >> 4), -1).flatten(-2).to(torch.int8) - 8
-    return (codes.float() * scale).to(torch_dtype(op.dtype))
+    return (codes.float() * scale).to(run.dtypes(op.dtype))
 
 
 def _gelu(op: nn.Gelu, run: Run, x: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from ..ir import Weight
 from ..ops import prim
 from ..ops.control import If
 from .kernels import Table, Tensors, plain
-from .torch_types import torch_dtype
 
 if TYPE_CHECKING:
     from .program import Run
@@ -24,13 +23,13 @@ def _weight(op: Weight, run: Run) -> Tensor:
 
 def _constant(op: prim.Constant, run: Run) -> Tensor:
     type = op.results[0].type
-    one = torch.tensor(op.value, dtype=torch_dtype(type.dtype), device=run.device)
+    one = torch.tensor(op.value, dtype=run.dtypes(type.dtype), device=run.device)
     return one.expand(run.shape(type.shape))
 
 
 def _iota(op: prim.Iota, run: Run) -> Tensor:
     counted = torch.arange(run.sizes(op.size), device=run.device)
-    return (counted * op.step + run.sizes(op.start)).to(torch_dtype(op.dtype))
+    return (counted * op.step + run.sizes(op.start)).to(run.dtypes(op.dtype))
 
 
 def _dim(op: prim.DimOf, run: Run, x: Tensor) -> Tensor:
@@ -42,7 +41,7 @@ def _div(op: prim.Div, run: Run, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _cast(op: prim.Cast, run: Run, x: Tensor) -> Tensor:
-    return x.to(torch_dtype(op.dtype))
+    return x.to(run.dtypes(op.dtype))
 
 
 def _reshape(op: prim.Reshape, run: Run, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..ops.nn import NNOp
 from .kernels import Kernel, Tensors, kernel_of
 from .meaning import decomposition
 from .sizes import Sizes
-from .torch_types import as_input, torch_dtype
+from .torch_types import Dtypes, as_input, torch_dtype
 from .weights import WeightReader
 
 _SOURCES = (Weight, Constant, Iota)
@@ -45,6 +45,11 @@ class Run:
     checked: bool
     program: Program
 
+    @property
+    def dtypes(self) -> Dtypes:
+        """What tensors of each dtype are in torch."""
+        return self.program.dtypes
+
     def shape(self, shape: tuple[Any, ...]) -> tuple[int, ...]:
         return self.sizes.shape(shape)
 
@@ -58,7 +63,7 @@ class Program:
 
     `outputs` names the ones wanted (all by default; what only others need is not computed). `weights` replaces weights
     by name; `cache_bytes` bounds the weights that stay in memory between runs. With `checked` every result is compared
-    with its declared type. Changing the graph afterwards does not change the program.
+    with its declared type. `dtypes`: in what it computes. Changing the graph afterwards does not change the program.
     """
 
     def __init__(
@@ -70,10 +75,12 @@ class Program:
         weights: Mapping[str, torch.Tensor] | None = None,
         cache_bytes: int = 0,
         checked: bool = False,
+        dtypes: Dtypes = torch_dtype,
     ) -> None:
         self.device = device
         self.checked = checked
-        self._reader = WeightReader(device, cache_bytes, weights)
+        self.dtypes = dtypes
+        self._reader = WeightReader(device, cache_bytes, weights, dtypes)
         self._nested: dict[int, Program] = {}
         self._inputs = [(value.name or "", value.type) for value in graph.inputs]
         available = graph.outputs
@@ -96,7 +103,7 @@ class Program:
         missing = [name for name, _ in self._inputs if name not in inputs]
         if missing:
             raise InputError(f"input '{missing[0]}' is missing")
-        tensors = [as_input(inputs[name], type, name, self.device) for name, type in self._inputs]
+        tensors = [as_input(inputs[name], type, name, self.device, self.dtypes) for name, type in self._inputs]
         bound = Sizes(sizes)
         arrivals = [(f"input '{n}'", type.shape, tuple(t.shape)) for (n, type), t in zip(self._inputs, tensors)]
         bound.bind(arrivals)
@@ -116,7 +123,7 @@ class Program:
             except (RuntimeError, IndexError) as error:
                 raise InputError(f"{place_of(step.op)} failed: {str(error).strip().splitlines()[0]}") from error
             if type(step.op) is Call or run.checked:
-                _check_results(step.op, results, run.sizes)
+                _check_results(step.op, results, run)
             for slot, result in zip(step.writes, results):
                 slots[slot] = result
             for slot in step.frees:
@@ -127,8 +134,11 @@ class Program:
         """The program of a region, prepared once."""
         found = self._nested.get(id(region))
         if found is None:
-            found = self._nested[id(region)] = Program(region, device=self.device, checked=self.checked)
+            found = self._nested[id(region)] = self._part(region)
         return found
+
+    def _part(self, graph: Graph) -> Program:
+        return Program(graph, device=self.device, checked=self.checked, dtypes=self.dtypes)
 
     def _compile(self, graph: Graph, wanted: list[Value]) -> None:
         order = _needed(graph, wanted)
@@ -165,7 +175,7 @@ class Program:
             if not isinstance(op, NNOp):
                 raise
         # An op that some plug-in declared: its decomposition is its meaning.
-        meaning = Program(decomposition(op), device=self.device, checked=self.checked)
+        meaning = self._part(decomposition(op))
 
         def run_decomposition(op: Op, run: Run, *operands: torch.Tensor | None) -> Tensors:
             return meaning.execute([t for t in operands if t is not None], run)
@@ -221,12 +231,12 @@ def _as_tuple(result: Tensors) -> tuple[torch.Tensor, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def _check_results(op: Op, results: tuple[torch.Tensor, ...], sizes: Sizes) -> None:
+def _check_results(op: Op, results: tuple[torch.Tensor, ...], run: Run) -> None:
     """Compare with the declared types; sizes that only the run could tell become known."""
     if len(results) != len(op.results):
         raise IRError(f"{place_of(op)} gave {len(results)} results, declared are {len(op.results)}", op=op)
-    sizes.bind([(f"a result of {place_of(op)}", v.type.shape, tuple(t.shape)) for v, t in zip(op.results, results)])
+    run.sizes.bind([(f"a result of {place_of(op)}", v.type.shape, tuple(t.shape)) for v, t in zip(op.results, results)])
     for value, tensor in zip(op.results, results):
-        if tensor.dtype is not torch_dtype(value.type.dtype):
+        if tensor.dtype is not run.dtypes(value.type.dtype):
             kind = str(tensor.dtype).removeprefix("torch.")
             raise IRError(f"{place_of(op)} gave {kind}, declared is {value.type}", op=op)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 
 from ..errors import InputError
-from ..types import DTYPES, DType, Kind, TensorType
+from ..types import DTYPES, DType, Kind, TensorType, bf16, f16
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,15 @@ def torch_dtype(dtype: DType) -> torch.dtype:
     return _TORCH[dtype]
 
 
+def widened_dtype(dtype: DType) -> torch.dtype:
+    """As `torch_dtype`, but f32 for bf16 and f16: what is computed is not rounded to them."""
+    return torch.float32 if dtype in (bf16, f16) else _TORCH[dtype]
+
+
+Dtypes: TypeAlias = Callable[[DType], torch.dtype]
+"""In what a program computes: `torch_dtype`, or `widened_dtype`."""
+
+
 def to_torch(array: np.ndarray) -> torch.Tensor:
     """The array as a tensor of the same dtype; shares memory where the array may be written."""
     bits = _AS_BITS.get(array.dtype.name)
@@ -42,7 +52,7 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
     return tensor if bits is None else tensor.view(bits[1])
 
 
-def as_input(value: Any, type: TensorType, name: str, device: str) -> torch.Tensor:
+def as_input(value: Any, type: TensorType, name: str, device: str, dtypes: Dtypes = torch_dtype) -> torch.Tensor:
     """`value` (a tensor, array or nested list) as an input of `type`; its shape is checked elsewhere.
 
     Bool widens to integers and integers to floats; anything that would lose numbers is refused.
@@ -53,7 +63,7 @@ def as_input(value: Any, type: TensorType, name: str, device: str) -> torch.Tens
         tensor = to_torch(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"input '{name}' is no tensor: {str(error).splitlines()[0]}") from None
-    wanted = _TORCH[type.dtype]
+    wanted = dtypes(type.dtype)
     if tensor.dtype is not wanted:
         have = 2 if tensor.is_floating_point() else 0 if tensor.dtype is torch.bool else 1
         if tensor.is_complex() or have > _RANK_OF_KIND[type.dtype.kind]:

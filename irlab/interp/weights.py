@@ -8,7 +8,7 @@ import torch
 
 from ..errors import InputError
 from ..weights import WeightSymbol, static_shape
-from .torch_types import to_torch, torch_dtype
+from .torch_types import Dtypes, to_torch, torch_dtype
 
 
 class WeightReader:
@@ -20,8 +20,14 @@ class WeightReader:
     before it is needed again.
     """
 
-    def __init__(self, device: str, cache_bytes: int, overrides: Mapping[str, torch.Tensor] | None = None) -> None:
-        self._device = device
+    def __init__(
+        self,
+        device: str,
+        cache_bytes: int,
+        overrides: Mapping[str, torch.Tensor] | None = None,
+        dtypes: Dtypes = torch_dtype,
+    ) -> None:
+        self._device, self._dtypes = device, dtypes
         self._free = cache_bytes
         self._kept: dict[str, torch.Tensor] = {}
         self._overrides = overrides if overrides is not None else {}
@@ -31,7 +37,7 @@ class WeightReader:
             return self._fitted(symbol, self._overrides[symbol.name])
         found = self._kept.get(symbol.name)
         if found is None:
-            found = to_torch(symbol.recipe.read()).to(self._device)
+            found = to_torch(symbol.recipe.read()).to(self._device, self._dtypes(symbol.type.dtype))
             size_bytes = found.numel() * found.element_size()
             if size_bytes <= self._free:
                 self._free -= size_bytes
@@ -43,4 +49,4 @@ class WeightReader:
             raise InputError(
                 f"weight '{symbol.name}' is {symbol.type}, a tensor of shape {list(tensor.shape)} was given"
             )
-        return tensor.to(device=self._device, dtype=torch_dtype(symbol.type.dtype))
+        return tensor.to(device=self._device, dtype=self._dtypes(symbol.type.dtype))

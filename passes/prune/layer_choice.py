@@ -10,12 +10,11 @@ import torch
 from irlab.activations import Activations
 from irlab.calibration import Batch
 from irlab.extract import extract
-from irlab.interp import Program
 from irlab.ir import Graph
 from irlab.passes.prune.streams import Stream, drop, streams
 from irlab.passmgr import Context
 from irlab.quality import Tally
-from irlab.walk import WEIGHT_BYTES, Walk
+from irlab.walk import Walk
 
 LOSS_TOKENS = 2048
 """The loss without a layer is measured on so many tokens of the calibration data."""
@@ -105,7 +104,7 @@ def _loss_without(walk: Walk, stream: Stream, batches: Sequence[Batch]) -> float
     made_later = {name for layer in later for name in layer.gives}
     reads = {v: n for layer in later for n, v in layer.reads.items() if n not in made_later}
     piece = extract({"logits": walk.graph.outputs["logits"]}, reads)
-    program = Program(piece, device=walk.device, cache_bytes=WEIGHT_BYTES)
+    program = walk.program(piece)
     before, after = names(stream)
     tally = Tally()
     with torch.no_grad():

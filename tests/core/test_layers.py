@@ -8,8 +8,10 @@ import torch
 import irlab
 from irlab import GraphBuilder, Module, nn, prim
 from irlab.activations import Activations
+from irlab.decoder import with_defaults
 from irlab.dims import symbol
 from irlab.interp import Program
+from irlab.interp.torch_types import widened_dtype
 from irlab.layers import layers
 from irlab.types import f32, i64
 from irlab.walk import Walk, tapped
@@ -69,7 +71,8 @@ def test_the_pieces_compute_what_the_whole_computes(numbered: bool) -> None:
 def test_the_demo_model_in_pieces(pipeline: str) -> None:
     module = irlab.run(irlab.load("demo"), pipeline)
     ids = torch.randint(0, 1024, (2, 9))
-    whole = irlab.evaluate(module, {"input_ids": ids})["logits"]
+    program = Program(module.graph, dtypes=widened_dtype)
+    whole = program(with_defaults(module.graph, {"input_ids": ids}))["logits"]
     with Activations() as store:
         walk = Walk(module.graph, [{"input_ids": ids.numpy()}], "cpu", store)
         assert [layer.name for layer in walk.layers[1:-1]] == [f"model.layers.{i}" for i in range(4)]

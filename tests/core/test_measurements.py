@@ -13,7 +13,9 @@ import irlab
 from irlab import Context, Module
 from irlab.calibration import Sample
 from irlab.passmgr import PassManager, PassRecord
+from irlab.quality import quality
 from irlab.schedule import build_pipeline
+from irlab.types import bf16, f32
 from irlab.weight_errors import MeasureWeights
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -51,6 +53,17 @@ def test_of_two_factors_the_product_is_measured(module: Module, tmp_path: Path) 
     wanted = np.linalg.norm(before - b @ a) / np.linalg.norm(before)
     assert record.layers[UP]["weight_error"] == pytest.approx(wanted, rel=1e-2) and wanted > 0.1
     assert record.layers[UP]["bits"] == pytest.approx(16 * 64 * (256 + 768) / (256 * 768))
+
+
+def test_half_precision_is_measured_in_f32_on_the_cpu(module: Module) -> None:
+    """What is measured is what the weights say: no activation is rounded."""
+    ids = np.random.default_rng(0).integers(0, 1024, (4, 32))
+    batches = [{"input_ids": ids}]
+    wide = irlab.run(module, "cast{dtype=f32}")
+    assert module.graph.outputs["logits"].type.dtype is bf16 and wide.graph.outputs["logits"].type.dtype is f32
+    found = quality(module, batches, Context(), wide)
+    assert found.perplexity == pytest.approx(quality(wide, batches, Context()).perplexity, rel=1e-6)
+    assert found.kl == pytest.approx(0, abs=1e-6) and found.top1 == 1
 
 
 def test_with_calibration_data_the_errors_of_outputs_too(module: Module, tmp_path: Path) -> None:
