@@ -1,6 +1,7 @@
 """The parity gate: what was written, run in its real runtime, against the interpreter on the same prompts.
 
-Float files must choose the same greedy tokens and stay within a logit tolerance. Files with encoded weights must stay
+Float files must choose the same greedy tokens and stay within a logit tolerance, or what rounding to half precision
+explains in this model. Files with encoded weights must stay
 under a bound on the KL divergence, and agree on the most likely token wherever the interpreter's lead over the second
 exceeds twice the largest logit difference: their runtimes round activations to 8 bits, so tokens need not be equal.
 """
@@ -30,6 +31,8 @@ MAX_PARAMETERS = 1_000_000_000
 TYPICAL_LOGIT = 10.0
 """Logit tolerances hold for logits up to this size, and grow in proportion beyond: a runtime that rounds activations
 to half precision errs in proportion to what it sums."""
+ROUNDING_MARGIN = 2.0
+"""So many times the difference that half precision makes in the interpreter itself is allowed (rounded_inputs.py)."""
 ENCODED_KL_BOUND = 0.05
 """Mean KL divergence allowed to 8-bit activations; the weights themselves are the same numbers on both sides."""
 
@@ -73,11 +76,16 @@ def check_parity(
     reason = _reason_to_skip(runtime, module, insist)
     if runtime is None or reason:
         return Parity(skipped=reason)
+    from .rounded_inputs import rounding_error
+
     prompts = prompt_tokens(module, seed)
     result = _compare(runtime, module, out, prompts, device)
     tolerance = backend.float_tolerance(module)
     if tolerance is not None:
         tolerance *= max(1.0, result.details["largest_logit"] / TYPICAL_LOGIT)
+        if result.max_abs_logit_diff > tolerance:
+            rounding = result.details["rounding"] = rounding_error(module, prompts, device)
+            tolerance = max(tolerance, ROUNDING_MARGIN * rounding)
         if result.max_abs_logit_diff > tolerance:
             result.failure = f"logits differ by {result.max_abs_logit_diff:.3g}, more than {tolerance:g}"
         elif not result.greedy_equal and not result.details["tie"]:
