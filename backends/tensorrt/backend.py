@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from irlab.encodings import Encoding
 from irlab.errors import InputError, UsageError
 from irlab.ir import Module, Weight
-from irlab.ops.nn import Attention
+from irlab.ops.nn import Attention, QuantizeActivationFloat
 from irlab.options import Bounds
 from irlab.passmgr import Context
 from irlab.target import Backend, PlanRow, Runtime
@@ -94,6 +94,8 @@ class TensorRT(Backend, name="tensorrt"):
         for name, symbol in module.weights.items():
             if symbol.type.encoding is not None and stored_type(symbol.type.encoding):
                 needed.setdefault(stored_type(symbol.type.encoding), f"weight '{name}' ({symbol.type.encoding})")
+        for op in module.graph.find(QuantizeActivationFloat):
+            needed.setdefault("fp8" if op.element == "e4m3" else "fp4", "rounded activations")
         if self.precision == "bf16" or (self.precision == "auto" and compute_dtype(module) is bf16):
             needed["bf16"] = "the model's numbers"
         return choose(self.targets, needed)

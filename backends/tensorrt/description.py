@@ -31,6 +31,7 @@ LAYERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "CONVOLUTION": ("IConvolutionLayer", (*_WINDOW, "dilation_nd", "num_groups")),
     "CUMULATIVE": ("ICumulativeLayer", ("op", "exclusive", "reverse")),
     "DEQUANTIZE": ("IDequantizeLayer", ("axis", "to_type")),
+    "DYNAMIC_QUANTIZE": ("IDynamicQuantizeLayer", ("axis", "block_size", "to_type", "scale_type")),
     "ELEMENTWISE": ("IElementWiseLayer", ("op",)),
     "FILL": ("IFillLayer", ("operation", "shape", "to_type")),
     "GATHER": ("IGatherLayer", ("axis", "mode", "num_elementwise_dims")),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from irlab import integer_products
-from irlab.backends.tensorrt import codes
+from irlab.backends.tensorrt import codes, small_floats
 from irlab.backends.tensorrt.emitter import location
 from irlab.backends.tensorrt.lowerings import LOWERINGS, attention, experts
 from irlab.backends.tensorrt.numbers import NAMES
@@ -50,6 +50,7 @@ def legalise(
     if expanded:
         note(module, expanded)
     for graph in list(graphs(module.graph)):
+        small_floats.prepare(graph)
         decompose(graph)
         integer_products.prepare(graph, ABLE, "tensorrt-integers")
         graph.erase_dead()
@@ -89,6 +90,9 @@ def decompose(graph: Graph) -> None:
 
 def is_held(op: Op) -> bool:
     """Whether `op` is said as it is."""
+    if isinstance(op, nn.QuantizeActivationFloat):
+        # DynamicQuantize layers take matrices, and batches of them.
+        return op.scale > 0 and (op.element == "e4m3" or op.x.type.rank in (2, 3))
     fits = _FITS.get(type(op))
     return type(op) in LOWERINGS and (fits is None or fits(op))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from irlab.backends.tensorrt import codes
+from irlab.backends.tensorrt import codes, small_floats
 from irlab.backends.tensorrt.legalise import is_held, refusal
 from irlab.backends.tensorrt.profiles import buffered_caches
 from irlab.errors import IrlabError
@@ -70,6 +70,8 @@ def _holding(op: Op, buffers: set[str]) -> tuple[Holding, str]:
         return "emulated", "rounded in floats, which gains nothing: no weight of 8 bits under one scale a row reads it"
     if isinstance(op, nn.MoE | nn.Experts):
         return "emulated", "every expert is computed for every token, where the builder makes no MoE layer"
+    if isinstance(op, nn.QuantizeActivationFloat):
+        return small_floats.holding(op)
     if is_held(op):
         return "native", _NOTES.get(type(op), "")
     return "emulated", "by the layers that it decomposes into"

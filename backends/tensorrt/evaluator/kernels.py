@@ -235,9 +235,27 @@ def _dequantize(layer: ILayer, x: Operands) -> list[Any]:
 
 
 def _quantize(layer: ILayer, x: Operands) -> list[Any]:
-    if x[1].ndim or _word(layer.get_output(0).dtype) != "INT8":
-        raise ValueError(f"layer '{layer.name}' is not INT8 under one scale")
-    return [np.clip(np.rint(_f32(x[0]) / _f32(x[1])), -128, 127)]
+    kind = _word(layer.get_output(0).dtype)
+    if x[1].ndim or kind not in ("INT8", "FP8"):
+        raise ValueError(f"layer '{layer.name}' is not INT8 or FP8 under one scale")
+    steps = _f32(x[0]) / _f32(x[1])
+    return [np.clip(np.rint(steps), -128, 127) if kind == "INT8" else _rounded(steps, ml_dtypes.float8_e4m3fn)]
+
+
+def _rounded(x: Any, dtype: Any) -> Any:
+    """The nearest numbers of a small format, the largest for what is larger."""
+    largest = np.float32(ml_dtypes.finfo(dtype).max)
+    return np.clip(x, -largest, largest).astype(dtype).astype(np.float32)
+
+
+def _dynamic_quantize(layer: ILayer, x: Operands) -> list[Any]:
+    """NVFP4: for 16 numbers along the last axis a scale of E4M3, under one of the tensor."""
+    values, unit = _f32(x[0]), _f32(x[1])
+    blocks = values.reshape(*values.shape[:-1], -1, layer.block_size)
+    scales = _rounded(np.abs(blocks).max(-1) / (np.float32(6) * unit), ml_dtypes.float8_e4m3fn)
+    whole = (scales * unit)[..., None]
+    codes = _rounded(blocks / np.where(whole == 0, 1, whole), ml_dtypes.float4_e2m1fn)
+    return [codes.reshape(values.shape), scales]
 
 
 def _gather(layer: ILayer, x: Operands) -> list[Any]:
@@ -296,6 +314,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     "CONVOLUTION": convolution,
     "CUMULATIVE": _cumulative,
     "DEQUANTIZE": _dequantize,
+    "DYNAMIC_QUANTIZE": _dynamic_quantize,
     "ELEMENTWISE": _elementwise,
     "FILL": _fill,
     "GATHER": _gather,

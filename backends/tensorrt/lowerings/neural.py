@@ -39,6 +39,18 @@ def _quantize_activation(op: nn.QuantizeActivation, e: Emitter) -> None:
     e.result(op, "dequantize", integers, scale, trt_type(op.x.type.dtype))
 
 
+def _quantize_activation_float(op: nn.QuantizeActivationFloat, e: Emitter) -> None:
+    """FP8 as integers. NVFP4 by a layer that finds the scales of blocks, as FP8 under that of the tensor."""
+    types, dtype, scale = load(), trt_type(op.x.type.dtype), e.number(op.scale, f32)
+    if op.element == "e4m3":
+        e.result(op, "dequantize", e.tensor("quantize", e[op.x], scale, types.fp8), scale, dtype)
+        return
+    layer = e.add("dynamic_quantize", e[op.x], op.x.type.rank - 1, nn.BLOCK, types.fp4, types.fp8)
+    layer.set_input(1, scale)
+    blocks = e.tensor("dequantize", layer.get_output(1), scale, dtype)
+    e.result(op, "dequantize", layer.get_output(0), blocks, dtype)
+
+
 def matrix(e: Emitter, weight: Value, dtype: DType) -> ITensor:
     """A weight as numbers of `dtype`: itself, or decoded."""
     producer = weight.op
@@ -86,6 +98,7 @@ LOWERINGS: Final[dict[type[Op], Lowering]] = {
     prim.MatMul: _matmul,
     nn.Linear: _linear,
     nn.QuantizeActivation: _quantize_activation,
+    nn.QuantizeActivationFloat: _quantize_activation_float,
     nn.Embedding: _embedding,
     nn.LayerNorm: _layer_norm,
     nn.Softmax: _softmax,
