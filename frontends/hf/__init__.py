@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from irlab.errors import InputError
 from irlab.ir import Module
+from irlab.passmgr import note
 from irlab.target import Frontend, LoadRequest
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
         round_inputs(graph, quantized.rounded)
     module = Module(graph, directory.resolve().name, metadata(directory, raw, skeleton.architecture))
     module.directory = directory
+    if quantized is not None and quantized.cache:
+        note(module, f"the checkpoint keeps keys and values in {quantized.cache}; here they are as they are computed")
     return module
 
 

@@ -25,6 +25,14 @@ class QuantizedCheckpoint:
     config: Mapping[str, Any]
     rounded: dict[str, Rounded] = field(default_factory=dict)
 
+    @property
+    def cache(self) -> str:
+        """How the checkpoint wants keys and values kept, which no layer of it says; empty where it does not say."""
+        found = self.config.get("kv_cache_quant_algo") or self.config.get("kv_cache_scheme")
+        if isinstance(found, dict):
+            return f"{found.get('num_bits', 8)}-bit {found.get('type', 'int')}"
+        return str(found) if found else ""
+
     def symbol(self, checkpoint: Checkpoint, stem: str, name: str, shape: tuple[int, ...]) -> WeightSymbol | None:
         """The weight `name` of `shape`, from the tensors of the module `stem`; None if it is not encoded. Raises
         InputError for tensors that are not what the layout has for such a matrix."""

@@ -300,6 +300,25 @@ def test_what_a_layout_cannot_hold_is_refused_with_those_that_can(
 
 
 @pytest.mark.parametrize(
+    "layout, scheme",
+    [
+        ("modelopt", {"dynamic": False, "num_bits": 8, "type": "float"}),
+        ("compressed-tensors", {"num_bits": 8, "type": "float", "strategy": "tensor"}),
+    ],
+)
+def test_a_cache_that_a_checkpoint_wants_quantised_is_noted(
+    rounded: Rounded, tmp_path: Path, layout: str, scheme: dict[str, Any]
+) -> None:
+    out = tmp_path / "out"
+    irlab.emit(rounded("fp8-token"), f"hf{{layout={layout}}}", out, parity=False)
+    assert not irlab.load(str(out)).metadata.get("notes")
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"]["kv_cache_scheme"] = scheme
+    (out / "config.json").write_text(json.dumps(config))
+    assert "keys and values in 8-bit float" in irlab.load(str(out)).metadata["notes"][0]
+
+
+@pytest.mark.parametrize(
     "pipeline, reason",
     [
         ("quantize-activations{weights=none sym=true}", "is not encoded.*weights=same"),

@@ -127,3 +127,18 @@ def test_smoothed_and_rounded_from_the_command_line(tmp_path: Path) -> None:
     legal = write(module, tmp_path / "out")
     result = check_parity(ONNX(), legal, tmp_path / "out")
     assert not result.failure and result.kl < 1e-3
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"per": "tensor", "scale": 0.02}, {"element": "e2m1", "per": "block", "scale": 0.004}], ids=str
+)
+def test_small_floats_are_rounded_in_floats(options: dict[str, Any], tmp_path: Path) -> None:
+    b = GraphBuilder()
+    x = nn.quantize_activation_float(b.input("x", "f32", ("batch", "seq", 64)), **options)
+    b.output(y=nn.linear(x, b.random_weight("w", "f32", (32, 64), 1)))
+    module, given = b.module(), np.random.default_rng(0).normal(size=(2, 7, 64)).astype(np.float32)
+    write(module, tmp_path / "out")
+    found = run_directory(tmp_path / "out", {"x": given})["y"]
+    np.testing.assert_allclose(found, irlab.evaluate(module, {"x": given})["y"].numpy(), atol=1e-5)
+    rows = ONNX().plan(module)
+    assert any("quantize_activation_float" in row.what and row.holding == "emulated" for row in rows)
