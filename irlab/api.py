@@ -35,9 +35,9 @@ def load(
 ) -> Module:
     """Lift `source` into a module.
 
-    `source` is a Hugging Face directory or hub id, "demo", an `.ir` file or `.irlab` directory, "python:pkg.mod:name",
-    or a torch.nn.Module, which needs `args` (example inputs) and takes `dynamic_shapes` as torch.export does.
-    Raises InputError where it cannot be lifted.
+    `source` is a Hugging Face directory or hub id, a GGUF file, "demo", an `.ir` file or `.irlab` directory,
+    "python:pkg.mod:name", or a torch.nn.Module, which needs `args` (example inputs) and takes `dynamic_shapes` as
+    torch.export does. Raises InputError where it cannot be lifted.
     """
     from . import registry
     from .target import LoadRequest
@@ -60,7 +60,8 @@ def load(
             return frontend.load(text, request)
     what = "is not a model that irlab can read" if Path(text).exists() else "does not exist"
     raise InputError(
-        f"{text} {what}", "give a Hugging Face directory, an .ir file, an .irlab directory, python:pkg.mod:name or demo"
+        f"{text} {what}",
+        "give a Hugging Face directory, a .gguf or .ir file, an .irlab directory, python:pkg.mod:name or demo",
     )
 
 

@@ -34,7 +34,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json, checked as far as one can without knowing the architecture."""
     path = directory / "config.json"
-    config = read_json(path)
+    return checked(read_json(path), path)
+
+
+def checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`config`, which `path` says. Raises InputError for what no model that irlab lifts has."""
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{path}: it names no model_type", "this is not the configuration of a transformers model")
     layers = config.get("num_hidden_layers", 0)
@@ -65,9 +69,9 @@ def quantization(directory: Path, config: dict[str, Any]) -> QuantizedCheckpoint
     return quantized_checkpoint(found, str(path))
 
 
-def metadata(directory: Path, config: dict[str, Any], architecture: str) -> dict[str, Any]:
-    """What travels with the module: see `irlab.Module.metadata`."""
-    found: dict[str, Any] = {"config": config, "architecture": architecture, "tokenizer": str(directory)}
+def companions(directory: Path) -> dict[str, Any]:
+    """What lies beside config.json and travels with the module: see `irlab.Module.metadata`."""
+    found: dict[str, Any] = {"tokenizer": str(directory)}
     generation = directory / "generation_config.json"
     if generation.is_file():
         found["generation_config"] = read_json(generation)

@@ -36,10 +36,9 @@ class Skeleton:
     root: str = "model."
 
 
-def create_skeleton(
-    directory: Path, raw: dict[str, Any], default_dtype: DType, trust_remote_code: bool = False
-) -> Skeleton:
-    """The model that config.json describes, in the dtype it names, else in `default_dtype` (as torch_dtype="auto").
+def create_skeleton(path: Path, raw: dict[str, Any], default_dtype: DType, trust_remote_code: bool = False) -> Skeleton:
+    """The model that the configuration `raw` of the file `path` describes, in the dtype it names, else in
+    `default_dtype` (as torch_dtype="auto").
 
     Raises InputError where transformers does not know the architecture or cannot build it from this configuration.
     """
@@ -47,7 +46,7 @@ def create_skeleton(
 
     from irlab.frontends.torch.dtypes import to_torch
 
-    config = _transformers_config(directory, raw, trust_remote_code)
+    config = _transformers_config(path, raw, trust_remote_code)
     dtype = getattr(config, "dtype", None) or to_torch(default_dtype)
     auto, generates = _auto_class(config, raw)
     register_attention()
@@ -65,19 +64,18 @@ def create_skeleton(
                 model = auto.from_config(config, attn_implementation="eager", **options)
     except Exception as error:  # a model's own code may raise anything on a configuration that makes no sense
         reason = shorten(str(error), _REASON_LENGTH) or type(error).__name__
-        raise InputError(f"{directory / 'config.json'} describes no model that can be built: {reason}") from error
+        raise InputError(f"{path} describes no model that can be built: {reason}") from error
     model.eval()
     return _with_inputs(model, config, generates)
 
 
-def _transformers_config(directory: Path, raw: dict[str, Any], trust_remote_code: bool) -> Any:
+def _transformers_config(path: Path, raw: dict[str, Any], trust_remote_code: bool) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
     model_type = raw["model_type"]
-    path = directory / "config.json"
     if model_type not in CONFIG_MAPPING:
         if raw.get("auto_map") and trust_remote_code:
-            return AutoConfig.from_pretrained(directory, trust_remote_code=True)
+            return AutoConfig.from_pretrained(path.parent, trust_remote_code=True)
         code = "it comes with its own code: allow it with --trust-remote-code" if raw.get("auto_map") else ""
         raise InputError(f"{path}: transformers does not know the model_type '{model_type}'", code)
     try:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from irlab.checkpoint import SINGLE_FILE, Checkpoint
 from irlab.errors import InputError
 from irlab.frontends.hf.experts import expert_stack
 from irlab.frontends.torch.dtypes import from_torch
 from irlab.frontends.torch.tensors import LITERAL_ELEMENTS, in_memory, literal
-from irlab.types import DType, f32, tensor
+from irlab.types import DType, TensorType, f32, tensor
 from irlab.weights import Cast, File, Recipe, WeightSymbol
 
 if TYPE_CHECKING:
@@ -20,7 +21,24 @@ if TYPE_CHECKING:
     from irlab.layouts import QuantizedCheckpoint
 
 
-def stored_dtype(checkpoint: Checkpoint | None) -> DType:
+class Tensors(Protocol):
+    """Where weights lie, by the names that transformers' model has for them: a `Checkpoint`, or what is like one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def type(self, name: str) -> TensorType:
+        """The type of tensor `name`. Raises InputError."""
+        ...
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> Recipe:
+        """Tensor `name`, which the configuration says has this shape. Raises InputError where it has another."""
+        ...
+
+
+def stored_dtype(checkpoint: Tensors | None) -> DType:
     """The dtype of the first floating-point tensor, which transformers takes for that of the model; f32 without one."""
     for name in checkpoint or ():
         assert checkpoint is not None
@@ -32,7 +50,7 @@ def stored_dtype(checkpoint: Checkpoint | None) -> DType:
 
 def weight_references(
     directory: Path,
-    checkpoint: Checkpoint | None,
+    checkpoint: Tensors | None,
     buffers: dict[str, torch.Tensor],
     base_prefix: str,
     quantized: QuantizedCheckpoint | None = None,
@@ -58,12 +76,14 @@ def weight_references(
             for spelling in _spellings(name, base_prefix):
                 stem = spelling.removesuffix(".weight")
                 if quantized is not None and stem != spelling:
+                    assert isinstance(checkpoint, Checkpoint)
                     encoded = quantized.symbol(checkpoint, stem, name, shape)
                     if encoded is not None:
                         return encoded.recipe
                 if spelling in stored:
-                    file: Recipe = checkpoint.expect(stored[spelling], shape)
-                    return file if file.type.dtype is of.dtype else Cast(file, of.dtype)
+                    file = checkpoint.expect(stored[spelling], shape)
+                    same = file.type.encoding is not None or file.type.dtype is of.dtype
+                    return file if same else Cast(file, of.dtype)
             return None
 
         found = find(name, shape) or expert_stack(name, shape, find)

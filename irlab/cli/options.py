@@ -117,7 +117,7 @@ def _add_compiling(group: argparse._ActionsContainer) -> None:
         "input",
         nargs="?",
         metavar="INPUT",
-        help="HF directory or hub id, .ir, .irlab, python:pkg.mod:name, demo, or - for IR on stdin",
+        help="HF directory or hub id, .gguf, .ir, .irlab, python:pkg.mod:name, demo, or - for IR on stdin",
     )
     group.add_argument(
         "-p", "--passes", default="", metavar="PIPELINE", help='passes to run: "fuse,quantize{scheme=int4}"'

@@ -7,14 +7,16 @@ Nothing here holds a model: passes change recipes, back ends ask for a few rows 
     encoded.py      encode, decode, stored codes        safetensors.py the file format, read and written
     stream.py       many weights in order, in threads   pruned.py      zeros for what is smallest
     rotated.py      scaled and turned along an axis     factors.py     products of two thin matrices
-    unpack.py       encoded weights of other tools' checkpoints
-    together.py     weights of several outputs, in turns    shelf.py    tensors that several of them want
+    unpack.py       encoded weights of other tools      gguf.py        GGUF files, read
+    together.py     weights of several outputs          shelf.py       tensors that several of them want
+    mapped.py       bytes of files
 """
 
 from ..floats import as_f16, as_f32
 from .arithmetic import Affine, Cast, LowRankUpdate, Mean
 from .encoded import Decode, Encode, Encoded, Ends, Parts, with_codes
 from .factors import Factor, Product
+from .gguf import FromGGUF
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, take
 from .leaves import Array, Cached, File, Literal, Pending, Random, pending
 from .pruned import Prune
@@ -37,6 +39,7 @@ __all__ = [
     "Ends",
     "Factor",
     "File",
+    "FromGGUF",
     "Literal",
     "LowRankUpdate",
     "Mean",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 
 from ..errors import InputError, IRError
 from ..types import DTYPES, DType, TensorType, tensor
+from .mapped import mapped
 from .recipe import AnyArray, numpy_dtype, static_shape
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -75,19 +75,8 @@ class SafetensorsFile:
         row = math.prod(entry.shape[1:])
         shape = (stop - start, *entry.shape[1:])
         size = (stop - start) * row * dtype.itemsize
-        if not size:
-            return np.empty(shape, dtype)
-        first = entry.offset + start * row * dtype.itemsize
-        aligned = first - first % mmap.ALLOCATIONGRANULARITY
-        # A mapping for each read: it goes away with the array, so resident memory does not grow with the file.
-        try:
-            with open(self.path, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), first - aligned + size, access=mmap.ACCESS_READ, offset=aligned)
-        except ValueError:
-            raise InputError(f"{self.path}: the file became shorter while it was read") from None
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot read tensor '{name}': {error.strerror}") from None
-        return np.frombuffer(mapped, dtype, count=size // dtype.itemsize, offset=first - aligned).reshape(shape)
+        found = mapped(self.path, entry.offset + start * row * dtype.itemsize, size, name)
+        return found.view(dtype).reshape(shape)
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:

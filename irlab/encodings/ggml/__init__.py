@@ -2,6 +2,7 @@
 
 encoding.py  the family             types.py    the table of types
 scales.py    how blocks are scaled  layouts.py  how their numbers lie in bytes
+equal.py     encodings that have the same codes
 """
 
 from .encoding import GGMLEncoding, ggml
