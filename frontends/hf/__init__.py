@@ -77,6 +77,8 @@ def lift_directory(path: str | Path, *, trust_remote_code: bool = False, stamp: 
     module = lift(source, trust_remote_code=trust_remote_code, stamp=stamp)
     module.metadata |= companions(directory)
     module.name = directory.resolve().name
+    if quantized is not None and quantized.cache:
+        note(module, f"the checkpoint keeps keys and values in {quantized.cache}; here they are as they are computed")
     return module
 
 
@@ -111,8 +113,6 @@ def lift(source: Source, *, trust_remote_code: bool = False, stamp: bool = True)
     metadata = {"config": source.config, "architecture": skeleton.architecture}
     module = Module(graph, source.path.stem, metadata)
     module.directory = directory
-    if quantized is not None and quantized.cache:
-        note(module, f"the checkpoint keeps keys and values in {quantized.cache}; here they are as they are computed")
     return module
 
 
