@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from irlab import cache
-from irlab.backends.gguf.pretokenizers import GPT2_WORDS, PRE_TOKENIZERS, SINGLE_DIGITS, PreTokenizer
+from irlab.pretokenizers import GPT2_WORDS, PRE_TOKENIZERS, SINGLE_DIGITS, PreTokenizer
 from irlab.weights.gguf import GGUFFile
 
 if TYPE_CHECKING:
