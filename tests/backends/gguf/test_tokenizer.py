@@ -12,11 +12,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from irlab.backends.gguf.ggml import ggml_type
 from irlab.backends.gguf.library import llama_library
 from irlab.backends.gguf.llama_cpp import LlamaCpp
-from irlab.backends.gguf.pretokenizers import GPT2_WORDS, PRE_TOKENIZERS, SINGLE_DIGITS
 from irlab.backends.gguf.sentencepiece_model import read_sentencepiece
 from irlab.backends.gguf.tokenizer import no_tokenizer, tokenizer_metadata
 from irlab.backends.gguf.writer import TensorInfo, write
 from irlab.errors import InputError
+from irlab.pretokenizers import GPT2_WORDS, PRE_TOKENIZERS, SINGLE_DIGITS
 
 needs_runtime = pytest.mark.skipif(llama_library() is None, reason="no wheel with llama.cpp is installed")
 
@@ -55,7 +55,7 @@ def vocabulary_file(folder, vocab_size, **options):
     """A GGUF file with the directory's tokenizer and no tensors."""
     result = tokenizer_metadata(folder, vocab_size, **options)
     shape = {f"llama.{key}": 8 for key in ("block_count", "context_length", "embedding_length", "attention.head_count")}
-    write(folder / "vocab.gguf", {"general.architecture": "llama", **shape, **result.metadata}, [])
+    write(folder / "vocab.gguf", {"general.architecture": "llama", **shape, **result.metadata}, {})
     return folder / "vocab.gguf", result
 
 
