@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from irlab.ir import Module
 from irlab.ops import prim
 from irlab.ops.call import call
 from irlab.types import f16, tensor
+from irlab.weights import Reading, read_alone
 
 
 def test_a_directory_is_whole(tmp_path: Path) -> None:
@@ -116,7 +118,13 @@ def test_refusals(name: str) -> None:
 def test_without_a_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "PACKAGES", ("no_such_package",))
     with pytest.raises(InputError, match=r"no TensorRT builder is installed: pip install 'irlab\[tensorrt\]'"):
-        legal(Llama().module())
+        TensorRT().refuse(legal(Llama().module()), Path("out"))
+
+
+def alone(steps: Iterable[Reading]) -> None:
+    """Let a writer have what it wants to read."""
+    for reading in steps:
+        read_alone(reading)
 
 
 def test_the_builder_fails_with_its_words(tmp_path: Path) -> None:
@@ -127,7 +135,7 @@ def test_the_builder_fails_with_its_words(tmp_path: Path) -> None:
     backend = TensorRT(max_past=31)
     module = legal(Llama(dtype="bf16").module(), max_past=31)
     with pytest.raises(InputError, match="TensorRT's builder failed: "):
-        process.build(module, backend.limits(module), ("sm75",), tmp_path, Context())
+        alone(process.build(module, backend.limits(module), ("sm75",), tmp_path, Context()))
 
 
 def test_a_layer_that_the_builder_names_is_traced_to_the_model() -> None:
@@ -153,7 +161,7 @@ def test_a_builder_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(process, "_WORKER", "dying_worker")
     module = legal(Llama().module(), max_past=31)
     with pytest.raises(InputError, match="TensorRT's builder died of SIGABRT"):
-        process.build(module, TensorRT(max_past=31).limits(module), ("sm80",), tmp_path, Context())
+        alone(process.build(module, TensorRT(max_past=31).limits(module), ("sm80",), tmp_path, Context()))
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path) -> None:
