@@ -49,7 +49,8 @@ def _step(step: Pass, module: Module | None, names: Sequence[str] | None) -> Ite
         yield f"    {row}{_reach(row, names)}"
     if isinstance(step, RulePass):
         names_of_rules = ", ".join(dict.fromkeys(rule.name for rule in step.rules()))
-        yield from wrap(f"rules: {names_of_rules}", 110, initial_indent=" " * 4, subsequent_indent=" " * 11)
+        text = f"rules: {names_of_rules}"
+        yield from wrap(text, 110, initial_indent=" " * 4, subsequent_indent=" " * 11, break_on_hyphens=False)
     if isinstance(step, LayerPass) and step.needs():
         yield f"    learns from calibration data: {', '.join(need.__name__ for need in step.needs())}"
     if isinstance(step, Repeat):
