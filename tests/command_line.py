@@ -1,9 +1,11 @@
-"""irlab-opt in a process of its own, for tests, and a small module to give it."""
+"""What irlab-opt does and says, for tests, and a small module to give it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+from irlab.testing import filecheck
 
 SMALL = """irlab 1
 module "small"
@@ -19,9 +21,16 @@ graph(%x: f32[batch, 8]) {
 
 
 def irlab_opt(*args: object, stdin: str = "", **kwargs: object) -> subprocess.CompletedProcess[str]:
-    """What `irlab-opt ARGS` did, with IR text for it to read."""
-    command = [sys.executable, "-m", "irlab", *map(str, args)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, **kwargs)  # type: ignore[call-overload, no-any-return]
+    """What `irlab-opt ARGS` did, with IR text for it to read.
+
+    It runs in this process, which has imported torch already; in one of its own where it needs another folder or
+    environment (`kwargs`), or loads a file, whose passes would stay for the tests that follow.
+    """
+    words = [str(arg) for arg in args]
+    if kwargs or "--load" in words:
+        command = [sys.executable, "-m", "irlab", *words]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, **kwargs)  # type: ignore[call-overload, no-any-return]
+    return subprocess.CompletedProcess(words, *filecheck.irlab_opt(words, stdin))
 
 
 def fails(status: int, *args: object, stdin: str = "") -> str:

@@ -103,8 +103,8 @@ def _substitute(word: str, file: Path, temporary: Path) -> str:
     return word
 
 
-def _irlab_opt(arguments: list[str], given: str) -> tuple[int, str, str]:
-    """The exit status, output and error output of irlab-opt."""
+def irlab_opt(arguments: Sequence[str], given: str = "") -> tuple[int, str, str]:
+    """The exit status, output and error output of irlab-opt on `given`, in this process."""
     from ..cli import main
 
     with _captured(given) as (out, err):
@@ -129,7 +129,7 @@ def _filecheck(arguments: list[str], given: str) -> tuple[int, str, str]:
 
 
 COMMANDS: Final[dict[str, Callable[[list[str], str], tuple[int, str, str]]]] = {
-    "irlab-opt": _irlab_opt,
+    "irlab-opt": irlab_opt,
     "filecheck": _filecheck,
 }
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import irlab_opt
 
 import irlab
 from irlab import Context, Module, Rule, nn
@@ -89,11 +90,6 @@ def test_the_reason_of_where_is_shown(rule: Rule) -> None:
     module: Module = irlab.parse(NORM.replace("@w : f32[8]", "@w : f32[1, 8]"))
     assert Context().rewrite(module.graph, [rule]) == 0
     assert "weight must be rank 1" in why_not(module.graph, rule)[0].reason
-
-
-def irlab_opt(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "irlab", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_the_pass_is_listed_configured_and_run(file: Path) -> None:

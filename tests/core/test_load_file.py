@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
+import command_line
 import pytest
 
 MODULE = """irlab 1
@@ -54,8 +54,7 @@ class MyCSE(Pass, name="cse"):
 
 
 def irlab_opt(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "irlab", *arguments]
-    return subprocess.run(command, cwd=folder, input=MODULE, capture_output=True, text=True, timeout=60)
+    return command_line.irlab_opt(*arguments, stdin=MODULE, cwd=folder)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import irlab_opt
 
 from irlab.backends.tensorrt import library
 from irlab.backends.tensorrt.run import read_config
@@ -17,11 +18,6 @@ ROOT = Path(__file__).parents[3]
 
 if library.missing():
     pytest.skip(library.missing(), allow_module_level=True)
-
-
-def irlab_opt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "irlab", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 WRONG = {
