@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from .feeding import Feeder
     from .interp import Sizes
 
 _PAST: Final = re.compile(r"past_key_values\.(\d+)\.(key|value)")
@@ -103,6 +104,10 @@ def decode(module: Module | Graph, ids: Sequence[int], *, device: str = "cpu") -
     from .interp import Program
 
     graph = module.graph if isinstance(module, Module) else module
+    if _has_fixed_prompts(graph):
+        more: list[int] = []
+        for found in _feeder(graph, device).steps(list(ids), more):
+            more.append((yield torch.from_numpy(found[0, -1])))
     pairs = cache_inputs(graph)
     program = Program(graph, device=device, outputs=["logits", *pairs.values()], cache_bytes=2 << 30)
     tokens = list(ids)
@@ -119,13 +124,41 @@ def decode(module: Module | Graph, ids: Sequence[int], *, device: str = "cpu") -
 
 def logits(module: Module | Graph, ids: Sequence[int], *, device: str = "cpu") -> np.ndarray:
     """The logits after each token of `ids`, by the interpreter: f32[tokens, vocab]."""
+    import numpy as np
     import torch
 
     from .interp import evaluate
 
+    graph = module.graph if isinstance(module, Module) else module
+    if _has_fixed_prompts(graph):
+        steps = _feeder(graph, device).steps(list(ids), [])
+        return np.asarray(next(steps)[0])
     with torch.no_grad():
         results = evaluate(module, {"input_ids": torch.tensor([list(ids)])}, device=device, outputs=["logits"])
     return results["logits"][0].float().cpu().numpy()
+
+
+def _has_fixed_prompts(graph: Graph) -> bool:
+    return any(value.name == "input_ids" and isinstance(value.type.shape[-1], int) for value in graph.inputs)
+
+
+def _feeder(graph: Graph, device: str) -> Feeder:
+    """What feeds a graph of fixed sizes to the interpreter."""
+    import torch
+
+    from .feeding import Feeder
+    from .interp import Program
+    from .weights import numpy_dtype
+
+    program = Program(graph, device=device, outputs=["logits", *cache_inputs(graph).values()])
+
+    def run(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            results = program({name: torch.from_numpy(values) for name, values in feed.items()})
+        return {name: value.cpu().numpy() for name, value in results.items()}
+
+    inputs = {value.name or "": (value.type.shape, numpy_dtype(value.type.dtype)) for value in graph.inputs}
+    return Feeder(inputs, run)
 
 
 def greedy(module: Module | Graph, ids: Sequence[int], count: int, *, device: str = "cpu") -> list[int]:

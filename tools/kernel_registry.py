@@ -53,7 +53,7 @@ def read(document: str) -> dict[str, Kernels]:
         elif (row := _row(text)) and domain is not None:
             if row[0]:
                 op, parameters = row[0], row[1]
-            kernels[kernel_name(op, domain)].append(_kernel(parameters, row[2], row[3]))
+            kernels[kernel_name(op, domain)].append(_kernel(op, domain, parameters, row[2], row[3]))
     return {table: {op: _merged(rows) for op, rows in ops.items()} for table, ops in found.items()}
 
 
@@ -63,16 +63,32 @@ def _row(text: str) -> list[str]:
     return cells if len(cells) == 4 and re.fullmatch(r"\d+\+?|\[\d+, \d+\]", cells[2]) else []
 
 
-def _kernel(parameters: str, versions: str, constraints: str) -> Kernel:
+def _kernel(op: str, domain: str, parameters: str, versions: str, constraints: str) -> Kernel:
     span = [int(version) for version in re.findall(r"\d+", versions)]
     types = {
         name: _element_types(words.split(", ")) for name, words in re.findall(r"\*\*(\w+)\*\* = ([^<]*)", constraints)
     }
-    # An op that has changed lists its operands in each form: a kernel is of the one that says most of their types.
-    forms = [re.findall(r"\*(in|out)\* \S+:\*\*([^*]+)\*\*", form) for form in parameters.split("<br><br>or<br><br>")]
-    form = max(forms, key=lambda form: sum(2 * (name in types) + 3 * ("(" in name) for _, name in form))
-    inputs, outputs = ([name for side, name in form if side == way] for way in ("in", "out"))
+    inputs, outputs = _form(op, domain, span[-1]) or _stated_form(parameters)
     return _of_form((span[0], span[-1]), inputs, outputs, types)
+
+
+def _form(op: str, domain: str, opset: int) -> tuple[list[str], list[str]] | None:
+    """The types of an op's operands and results in `opset`; None for ops that are not ONNX's. The document lists all
+    forms that an op has had, and does not say which is a kernel's."""
+    import onnx
+
+    if domain or not onnx.defs.has(op):
+        return None
+    try:
+        schema = onnx.defs.get_schema(op, max_inclusive_version=opset)
+    except onnx.defs.SchemaError:
+        return None
+    return [v.type_str for v in schema.inputs], [v.type_str for v in schema.outputs]
+
+
+def _stated_form(parameters: str) -> tuple[list[str], list[str]]:
+    form = re.findall(r"\*(in|out)\* \S+:\*\*([^*]+)\*\*", parameters.split("<br><br>or<br><br>")[0])
+    return [name for side, name in form if side == "in"], [name for side, name in form if side == "out"]
 
 
 def _of_form(span: tuple[int, int], inputs: list[str], outputs: list[str], types: Mapping[str, Types]) -> Kernel:
@@ -143,6 +159,11 @@ def lines(kernels: Kernels) -> Iterator[str]:
             yield line([op], kernel)
 
 
+def write(table: str, source: str, kernels: Kernels) -> None:
+    """Write the table called `table`, with its source above it."""
+    (TABLES / f"{table}.txt").write_text("\n".join((f"# {source}", *lines(kernels), "")), "utf-8")
+
+
 def main() -> int:
     """Write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -151,8 +172,8 @@ def main() -> int:
     options = parser.parse_args()
     version = (options.checkout / "VERSION_NUMBER").read_text("utf-8").strip()
     for table, kernels in read((options.checkout / "docs" / "OperatorKernels.md").read_text("utf-8")).items():
-        source = f"# ONNX Runtime {version} at {options.commit}, docs/OperatorKernels.md: by tools/kernel_registry.py"
-        (TABLES / f"{table}.txt").write_text("\n".join((source, *lines(kernels), "")), "utf-8")
+        source = f"ONNX Runtime {version} at {options.commit}, docs/OperatorKernels.md: by tools/kernel_registry.py"
+        write(table, source, kernels)
     return 0
 
 

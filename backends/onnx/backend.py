@@ -90,6 +90,8 @@ class ONNX(Backend, name="onnx"):
         if self.layout == "genai":
             genai.require_layout(module.graph)
         legal = legalise(module, self.settings(module), ctx)
+        if self.layout == "genai":
+            genai.require_layout(legal.graph)  # sizes may have been fixed
         if self.writes_genai(legal) and genai.caches_differ(legal.graph):
             legal.metadata.setdefault("notes", []).append(genai.DIFFERENT_CACHES)
         return legal

@@ -216,7 +216,7 @@ def decoded_transposed(e: Emitter, symbol: WeightSymbol, dtype: DType) -> str:
 
     row_bytes = rows * bits // 8
     codes = Part("int.transposed", kind, (columns, rows), lambda parts: turned(parts["codes"]))
-    if groups == 1 and e.vocabulary.blocks in ("signed", "rows"):
+    if groups == 1 and e.vocabulary.blocks == "signed":
         # Compilers know one scale a channel as such, and not as a single block.
         packed = _store_transposed(e, symbol, codes, row_bytes, bits)
         per_row = Part(f"scales.{dtype}.channels", ONNX_TYPE[dtype], (rows,), _scales_as(dtype))

@@ -79,7 +79,7 @@ def form(encoding: Encoding, blocks: Blocks = "nbits") -> Form:
         # Numbers less their zero points are integers again, of one bit more.
         integers = IntegerEncoding(8, True, integers.group, integers.scale)
         found = Form("emulated", integers)
-    if blocks == "decoded" or not integers.symmetric or (blocks == "rows" and integers.group > 0):
+    if blocks == "decoded" or not integers.symmetric:
         return Form("emulated", None)
     if integers.group > 0:
         return found

@@ -50,6 +50,8 @@ def require_layout(graph: Graph) -> None:
         raise LegalityError(
             f"onnxruntime-genai counts caches from 0, and {missing} does not fit in", "run kv-cache after drop-layers"
         )
+    if any(isinstance(size, int) for v in graph.inputs if v.name in known for size in v.type.shape[1:]):
+        raise LegalityError("onnxruntime-genai feeds prompts of any length", "leave fixed= out, or emit layout=plain")
     strange = [v.name for v in graph.inputs if v.name not in known and not (v.name or "").startswith(_KV)]
     if strange:
         raise LegalityError(f"onnxruntime-genai has no value for the input '{strange[0]}'", "emit onnx{layout=plain}")

@@ -6,13 +6,14 @@ The tables are `tables/*.txt`, each with its source above it. A line is
     Cast 19-23 25: A -> A
 
 ops, the versions of the op that a kernel holds, the types of each operand (the last are those of all further ones) and,
-where no operand says them, those of the result; `*` is any version, or any type. F is f16 f32, D f64, B bf16, I all
+where no operand says them, those of the result; `*` is any version, or any type, `=` any type if the operand stands in
+the file. F is f16 f32, D f64, B bf16, I all
 integers of 8 bits and more, b bool, A all of these. `ms:` is the domain com.microsoft.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -31,6 +32,9 @@ GROUPS["A"] = frozenset[str]().union(*GROUPS.values())
 Types: TypeAlias = "frozenset[str] | None"
 """Names of element types; None: any."""
 
+STORED: Final = frozenset(("=",))
+"""The types of an operand that may be any, if it is a constant that stands in the file."""
+
 _DATA_OPERAND: Final = {"Where": 1, "GatherBlockQuantized": 2}
 """Which operand has the data type, where that is not the first: behind a condition; the scales of codes."""
 
@@ -48,14 +52,16 @@ class Kernel:
         """The types that operand `index` may have."""
         return self.operands[min(index, len(self.operands) - 1)] if self.operands else None
 
-    def refusal(self, since: int, operands: Mapping[int, str], result: str = "") -> str:
+    def refusal(self, since: int, operands: Mapping[int, str], result: str = "", stored: Container[int] = ()) -> str:
         """Why a node of an op that is as it is since opset `since`, on operands of these types (by index; only those
-        that are known), is not held; empty if it is."""
+        that are known), some of them `stored` in the file, is not held; empty if it is."""
         if self.versions and not any(first <= since <= last for first, last in self.versions):
             return f"no kernel of its version in opset {since}"
         for index, dtype in sorted(operands.items()):
             types = self.operand(index)
-            if types is not None and dtype not in types:
+            if types == STORED and index not in stored:
+                return f"no kernel for a computed operand {index}"
+            if types not in (None, STORED) and dtype not in types:
                 return f"no kernel for {dtype}" + (f" in operand {index}" if index else "")
         if result and self.result is not None and result not in self.result:
             return f"no kernel that gives {result}"
@@ -110,12 +116,20 @@ def _types(words: list[str]) -> Types:
     return frozenset[str]().union(*(GROUPS.get(word, {word}) for word in words))
 
 
-def refusal(held: Kernels, op_type: str, domain: str, since: int, operands: Mapping[int, str], result: str = "") -> str:
+def refusal(
+    held: Kernels,
+    op_type: str,
+    domain: str,
+    since: int,
+    operands: Mapping[int, str],
+    result: str = "",
+    stored: Container[int] = (),
+) -> str:
     """Why no kernel of `held` computes the node; empty if one does."""
     found = held.get(kernel_name(op_type, domain), ())
     if not found:
         return "no kernel"
-    reasons = [kernel.refusal(since, operands, result) for kernel in found]
+    reasons = [kernel.refusal(since, operands, result, stored) for kernel in found]
     # Where some kernel is of the right version, its types are the reason.
     return "" if "" in reasons else min(reasons, key=lambda reason: "version" in reason)
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _NAME_OF: Final = {code: dtype.name for dtype, code in ONNX_TYPE.items()} | {INT4: "i4", UINT4: "u4"}
 
+_NOT_FOLDED: Final = ("DequantizeLinear", "If", "MatMulNBits", "GatherBlockQuantized")
+"""Of constants that stand in the file these are computed where they are read."""
+
 
 def fallbacks(model: onnx.ModelProto, provider: Provider) -> Counter[tuple[str, str]]:
     """How many nodes fall back to the CPU, by op ("ms:FusedMatMul") and reason.
@@ -24,6 +27,8 @@ def fallbacks(model: onnx.ModelProto, provider: Provider) -> Counter[tuple[str, 
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(model).graph
+    kept = {tensor.name for tensor in inferred.initializer}
+    ranks = _ranks(inferred)
     functions = {(f.domain, f.name): f for f in model.functions}
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     found: Counter[tuple[str, str]] = Counter()
@@ -34,10 +39,17 @@ def fallbacks(model: onnx.ModelProto, provider: Provider) -> Counter[tuple[str, 
             if function is not None:
                 visit(list(function.node), {})
                 continue
+            if kept.issuperset(filter(None, node.input)) and node.op_type not in _NOT_FOLDED:
+                kept.update(node.output)  # ONNX Runtime folds it when it loads the file
+                continue
             operands = {at: types[name] for at, name in enumerate(node.input) if name in types}
             result = types.get(node.output[0], "")
             since = since_version(node.op_type, node.domain, opset)
-            reason = refusal(provider.kernels, node.op_type, node.domain, since, operands, result)
+            stored = {at for at, name in enumerate(node.input) if name in kept}
+            reason = refusal(provider.kernels, node.op_type, node.domain, since, operands, result, stored)
+            if not reason and provider.max_rank:
+                rank = max(ranks.get(name, 0) for name in (*node.input, *node.output))
+                reason = f"no kernel for {rank} axes" if rank > provider.max_rank else ""
             if reason:
                 found[kernel_name(node.op_type, node.domain), reason] += 1
             for attribute in node.attribute:
@@ -46,6 +58,12 @@ def fallbacks(model: onnx.ModelProto, provider: Provider) -> Counter[tuple[str, 
 
     visit(list(inferred.node), _types(inferred))
     return found
+
+
+def _ranks(graph: onnx.GraphProto) -> dict[str, int]:
+    """How many axes values have, where that was found."""
+    infos = (*graph.input, *graph.output, *graph.value_info)
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in infos if v.type.tensor_type.HasField("shape")}
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, str]:

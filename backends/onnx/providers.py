@@ -14,10 +14,10 @@ from irlab.errors import UsageError
 from irlab.options import did_you_mean
 from irlab.types import DType, f16, f32
 
-Blocks = Literal["nbits", "dequantize", "signed", "rows", "decoded"]
+Blocks = Literal["nbits", "dequantize", "signed", "decoded"]
 """In which form weights of few bits are stored. nbits: MatMulNBits and GatherBlockQuantized where the provider has
-them; dequantize: codes under a DequantizeLinear of blocks; signed: the same, without zero points; rows: signed, one
-scale a row; decoded: as floats."""
+them; dequantize: codes under a DequantizeLinear of blocks; signed: the same, without zero points; decoded:
+as floats."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Provider:
     rope: Literal["attention", "table", "angles"] = "angles"
     """Where positions are turned: inside GroupQueryAttention; by RotaryEmbedding with rows of a stored table of cos and
     sin; or with angles computed from the positions."""
+    max_rank: int = 0
+    """Tensors of more axes it does not take; 0 for no limit."""
     static: bool = False
     """Whether every size must be known: `fixed=` gives them."""
 
@@ -72,15 +74,15 @@ PROVIDERS: Final[dict[str, Provider]] = {
         "WebGpuExecutionProvider", "webgpu", "run in Chromium on a software adapter", "webgpu", half=f32, rope="table"
     ),
     "coreml": Provider(
-        "CoreMLExecutionProvider", "coreml", "not run on hardware here: the list of ops and the CPU", "",
-        half=f32, blocks="decoded", rope="table", static=True,
+        "CoreMLExecutionProvider", "coreml", "not run on hardware here: ONNX Runtime's rules and the CPU", "",
+        half=f32, blocks="decoded", rope="table", max_rank=5, static=True,
     ),
     "openvino": Provider(
         "OpenVINOExecutionProvider", "openvino", "run by OpenVINO on the CPU", "openvino", half=f32, blocks="dequantize"
     ),
     "qnn": Provider(
-        "QNNExecutionProvider", "qnn", "not run on hardware here: the list of ops and the CPU", "qnn",
-        half=f32, blocks="rows", rope="table", static=True,
+        "QNNExecutionProvider", "qnn", "run in Qualcomm's emulator of a Hexagon processor", "qnn",
+        half=f32, rope="table", static=True,
     ),
     "tensorrt": Provider(
         "NvTensorRTRTXExecutionProvider", "tensorrt", "parsed and built by TensorRT; run on the CPU", "NvTensorRtRtx",

@@ -23,12 +23,12 @@ class OnnxRuntime(TimedRuntime):
     """ONNX Runtime; onnxruntime-genai generates where the directory has its configuration.
 
     A provider that is not installed is stood in for by the CPU's, under a name that says so; OpenVINO runs what is
-    written for it where the package openvino is installed. `fixed`: the file takes prompts of one length only.
+    written for it where the package openvino is installed. `fixed`: sizes are fixed, and prompts are padded.
     """
 
     def __init__(self, ep: str = "cpu", fixed: bool = False) -> None:
         provider = require_provider(ep).runtime_name
-        self._fixed = fixed
+        self._unpadded = fixed and require_provider(ep).rope == "attention"
         self.engine = "openvino" if ep == "openvino" and find_spec("openvino") else "onnxruntime"
         if self.engine == "openvino" or provider == "CPUExecutionProvider":
             self.name = self.engine
@@ -36,8 +36,8 @@ class OnnxRuntime(TimedRuntime):
             self.name = f"onnxruntime's CPU provider (not run on {provider})"
 
     def unavailable(self) -> str:
-        if self._fixed:
-            return "its sizes are fixed, and prompts differ in length"
+        if self._unpadded:
+            return "its sizes are fixed, and GroupQueryAttention takes no padding before a prompt"
         return "" if find_spec("onnxruntime") else "onnxruntime is not installed (pip install onnxruntime)"
 
     def logits(self, out: Path, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from irlab.backends.onnx.genai import ACCURACY_KEY, CONFIG_FILE
 from irlab.backends.onnx.writer import MODEL_FILE
+from irlab.feeding import Feeder
 
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 _NUMPY |= {"tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
@@ -27,15 +28,15 @@ def main() -> None:
     answer: dict[str, Any] = {}
     engine = ENGINES[request["engine"]]
     if request["task"] == "logits":
-        session = Session(engine(directory))
-        found = {f"p{i}": next(session.steps(p, []))[0] for i, p in enumerate(request["prompts"])}
+        feeder = feed(engine(directory))
+        found = {f"p{i}": next(feeder.steps(p, []))[0] for i, p in enumerate(request["prompts"])}
         np.savez(request["result"], allow_pickle=False, **found)
     elif request["task"] == "speed":
         answer = speed(directory, request)
     elif _by_genai(directory, request):
         answer["tokens"] = genai_greedy(directory, request["prompt"], request["count"])
     else:
-        answer["tokens"] = Session(engine(directory)).greedy(request["prompt"], request["count"])
+        answer["tokens"] = feed(engine(directory)).greedy(request["prompt"], request["count"])
     print(json.dumps(answer))
 
 
@@ -99,54 +100,9 @@ ENGINES: Final[dict[str, Callable[[Path], Engine]]] = {
 }
 
 
-class Session:
-    """A decoder in an engine, with or without a cache."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._inputs = engine.inputs
-
-    def steps(self, prompt: list[int], more: list[int]) -> Iterator[np.ndarray]:
-        """The logits f32[1, tokens, vocab] of `prompt`, then of each token that is put into `more`."""
-        cache: dict[str, np.ndarray] = {}
-        tokens, past = list(prompt), 0
-        while True:
-            results = self._engine.run(self._feed(tokens, past, cache))
-            yield results["logits"].astype(np.float32)
-            cache = {name: results[name.replace("past_key_values", "present")] for name in self._cached()}
-            fresh = more[-1:]
-            past, tokens = (past + len(tokens), fresh) if cache else (0, [*tokens, *fresh])
-
-    def fed_steps(self, prompt: list[int]) -> Iterator[None]:
-        """A step for the prompt, then one for each token after it, which is always the same."""
-        more: list[int] = []
-        for _ in self.steps(prompt, more):
-            yield
-            more.append(1)
-
-    def greedy(self, prompt: list[int], count: int) -> list[int]:
-        """`count` tokens after `prompt`, each the likeliest."""
-        chosen: list[int] = []
-        for logits in self.steps(prompt, chosen):
-            chosen.append(int(logits[0, -1].argmax()))
-            if len(chosen) == count:
-                break
-        return chosen
-
-    def _cached(self) -> list[str]:
-        return [name for name in self._inputs if name.startswith("past_key_values.")]
-
-    def _feed(self, tokens: list[int], past: int, cache: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        total = past + len(tokens)
-        feed = {"input_ids": np.array([tokens])}
-        if "attention_mask" in self._inputs:
-            feed["attention_mask"] = np.ones((1, total), np.int64)
-        if "position_ids" in self._inputs:
-            feed["position_ids"] = np.arange(past, total)[None]
-        for name in self._cached():
-            (_, heads, _, width), dtype = self._inputs[name]
-            feed[name] = cache.get(name, np.zeros((1, heads, 0, width), dtype))
-        return feed
+def feed(engine: Engine) -> Feeder:
+    """A decoder in an engine, step by step."""
+    return Feeder(engine.inputs, engine.run)
 
 
 def _by_genai(directory: Path, request: dict[str, Any]) -> bool:
@@ -167,9 +123,9 @@ def speed(directory: Path, request: dict[str, Any]) -> dict[str, Any]:
             config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": 1}}}}))
         run = partial(genai_steps, og.Model(config), prompt, new)
     elif request["processor"] and request["engine"] == "onnxruntime":
-        run = partial(Session(OnnxRuntimeEngine(directory, threads=1)).fed_steps, prompt)
+        run = partial(feed(OnnxRuntimeEngine(directory, threads=1)).fed_steps, prompt)
     else:
-        run = partial(Session(ENGINES[request["engine"]](directory)).fed_steps, prompt)
+        run = partial(feed(ENGINES[request["engine"]](directory)).fed_steps, prompt)
     rates: dict[str, list[float]] = {"prompt": [], "decode": []}
     begun, warm = clock(), False
     while not rates["prompt"] or clock() - begun < request["seconds"]:

@@ -33,7 +33,7 @@ class Vocabulary:
     @property
     def zero_points(self) -> bool:
         """Whether integers may have zero points."""
-        return self.provider.blocks not in ("signed", "rows")
+        return self.provider.blocks != "signed"
 
     @property
     def blocks(self) -> Blocks:

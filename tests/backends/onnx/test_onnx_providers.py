@@ -52,7 +52,10 @@ MADE_OF: dict[str, tuple[set[str], set[str]]] = {
     "webgpu": ({"GroupQueryAttention", "MatMulNBits", "RMSNormalization", "RotaryEmbedding"}, {"FusedMatMul", "Cos"}),
     "coreml": ({"MatMul", "ReduceMean"}, CONTRIB | {"RMSNormalization", "Attention", "DequantizeLinear"}),
     "openvino": ({"DequantizeLinear", "Attention", "RMSNormalization"}, CONTRIB),
-    "qnn": ({"MatMul", "ReduceMean"}, CONTRIB | {"RMSNormalization", "Attention"}),
+    "qnn": (
+        {"MatMulNBits", "RMSNormalization", "Softmax"},
+        {"GroupQueryAttention", "GatherBlockQuantized", "Attention"},
+    ),
     "tensorrt": ({"DequantizeLinear", "RMSNormalization", "Softmax"}, CONTRIB | {"Attention"}),
 }
 """What files of an int4 decoder hold for each provider, and what they must not."""
@@ -130,8 +133,24 @@ def test_the_plan_names_the_nodes_that_fall_back() -> None:
     assert {row.what.split(" x ")[0] for row in fallen} >= {"ReduceSum", "Sub"}
     rows = {row.what: row for row in ONNX(ep="qnn").plan(module)}
     assert rows["shapes"].note == "batch, past, seq must be known: fixed=batch:1,past:1,seq:1"
-    assert rows["ep=qnn"].holding == "special" and "not run on hardware here" in rows["ep=qnn"].note
+    assert rows["ep=qnn"].holding == "native" and rows["ep=qnn"].note == PROVIDERS["qnn"].checked
+    assert rows[str(INT4)].note == "MatMulNBits, the same codes"
+    rows = {row.what: row for row in ONNX(ep="coreml").plan(module)}
+    assert rows["ep=coreml"].holding == "special" and "not run on hardware here" in rows["ep=coreml"].note
     assert rows[str(INT4)].note == "stored decoded: no smaller than floats"
+
+
+def test_core_ml_wants_bounds_in_the_file_and_few_axes(tmp_path: Path) -> None:
+    coreml = kernels("coreml")
+    assert refusal(coreml, "Slice", "", 13, {0: "f32", 1: "i64"}) == "no kernel for a computed operand 1"
+    assert refusal(coreml, "Slice", "", 13, {0: "f32", 1: "i64"}, stored={1}) == ""
+    assert refusal(coreml, "Where", "", 16, {0: "bool", 1: "i64", 2: "i64"}) == "no kernel for i64 in operand 1"
+    for axes, reasons in ((5, set()), (6, {("Add", "no kernel for 6 axes")})):
+        b = GraphBuilder()
+        x = b.input("x", "f32", (2,) * axes)
+        b.output(y=prim.add(x, x))
+        write(b.module(), tmp_path / str(axes), ep="coreml")
+        assert set(fallbacks(model_of(tmp_path / str(axes)), PROVIDERS["coreml"])) == reasons
 
 
 def test_a_plan_of_what_cannot_be_written_says_so() -> None:
@@ -158,7 +177,12 @@ def test_sizes_can_be_fixed(tmp_path: Path) -> None:
     found = run_directory(tmp_path / "out", feed)
     for name, expected in evaluate(legal, feed).items():
         np.testing.assert_allclose(found[name], expected.numpy(), atol=2e-5, err_msg=name)
-    assert ONNX(fixed=("seq:6",)).runtime().unavailable() == "its sizes are fixed, and prompts differ in length"
+    assert (
+        ONNX(fixed=("seq:6",))
+        .runtime()
+        .unavailable()
+        .startswith("its sizes are fixed, and GroupQueryAttention takes no")
+    )
     with pytest.raises(UsageError, match="'seq=6' fixes no size"):
         ONNX(fixed=("seq=6",))
     with pytest.raises(InputError, match=r"the model has no size 'sequ'.*did you mean 'seq'"):

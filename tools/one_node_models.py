@@ -1,37 +1,15 @@
-"""Which ops does ONNX Runtime Web's WebGPU provider take, in which types? python tools/probe_webgpu.py
-
-A model of one node for each op and type is loaded in headless Chromium, on a software adapter, and the session says
-where it placed the node. The lines it prints are those of backends/onnx/tables/webgpu.txt.
-"""
+"""A model of one node for each op that the backend can write, in each type: what to ask a provider about."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import sys
-import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tools.browser_demo import ORT_WEB, served
-from tools.npm_packages import npm_package
 
 OPSET: Final = 23
 TYPES: Final = {"f32": 1, "f16": 10, "i32": 6, "u32": 12, "i64": 7, "bool": 9, "u8": 2, "i8": 3}
 SHAPE: Final = [2, 4, 8, 16]
-FLAGS: Final = (
-    "--no-sandbox",
-    "--enable-unsafe-webgpu",
-    "--enable-features=Vulkan",
-    "--use-webgpu-adapter=swiftshader",
-    "--use-vulkan=swiftshader",
-)
 
-Operand = tuple[int, Sequence[int], Sequence[int] | None]
+Operand = tuple[int, Sequence[int], Sequence[float] | None]
 """Element type, shape, and values where it is a constant."""
 
 UNARY: Final = (
@@ -42,20 +20,6 @@ BINARY: Final = (
     "Add", "Sub", "Mul", "Div", "Max", "Min", "Mod", "Pow", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
     "And", "Or", "Xor", "BitwiseAnd", "BitwiseOr", "BitwiseXor",
 )  # fmt: skip
-
-PAGE: Final = """<!doctype html><meta charset=utf-8><pre id=o></pre><script type=module>
-const ort = await import("./ort/ort.webgpu.bundle.min.mjs");
-ort.env.wasm.wasmPaths = new URL("./ort/", location.href).href;
-ort.env.logLevel = "verbose";
-const options = { executionProviders: ["webgpu"], graphOptimizationLevel: "disabled", logSeverityLevel: 0 };
-for (let k = 0; k < COUNT; k++) {
-  const bytes = new Uint8Array(await (await fetch(`./models/${k}.onnx`)).arrayBuffer());
-  console.log(`MODEL ${k}`);
-  try { await (await ort.InferenceSession.create(bytes, options)).release(); }
-  catch (error) { console.log(`${error}`); }
-}
-document.getElementById("o").textContent = "DONE";
-</script>"""
 
 
 def ints(*values: int) -> Operand:
@@ -98,20 +62,24 @@ def cases() -> Iterator[tuple[str, str, str, list[Operand], dict[str, Any], int]
         yield "MaxPool", "", name, [x], {"kernel_shape": [2, 2]}, 1
         yield "Conv", "", name, [x, (kind, [4, 4, 3, 3], None)], {}, 1
         yield "LayerNormalization", "", name, [x, (kind, [16], None)], {}, 1
+        yield "MatMulInteger", "", name, [x, (3, [2, 4, 16, 16], None)], {}, 1
         yield "BitShift", "", name, [x, x], {"direction": "RIGHT"}, 1
         if name not in ("f32", "f16"):
             continue
         flat: Operand = (kind, [2, 8, 64], None)
         angles: Operand = (kind, [2, 8, 8], None)
         cache: Operand = (kind, [2, 4, 8, 16], None)
+        mask: Operand = (9, [2, 1, 8, 16], None)
+        attended = [flat, flat, flat, mask, cache, cache]
+        yield "Attention", "", name, attended, {"q_num_heads": 4, "kv_num_heads": 4}, 3
         for op in ("SimplifiedLayerNormalization", "RMSNormalization"):
             yield op, "", name, [x, (kind, [16], None)], {}, 1
         yield "RotaryEmbedding", "", name, [flat, angles, angles], {"num_heads": 4}, 1
-        yield "Attention", "", name, [flat, flat, flat], {"q_num_heads": 4, "kv_num_heads": 4}, 1
         rows: Operand = (kind, [16, 8], None)
         yield "RotaryEmbedding", ms, name, [flat, (7, [2, 8], None), rows, rows], {}, 1
         blocks = {"bits": 4, "block_size": 16}
-        yield "MatMulNBits", ms, name, [x, (2, [32, 1, 8], None), (kind, [32], None)], {"K": 16, "N": 32, **blocks}, 1
+        codes: Operand = (2, [16, 4, 8], [17] * 512)
+        yield "MatMulNBits", ms, name, [flat, codes, (kind, [64], [1.0] * 64)], {"K": 64, "N": 16, **blocks}, 1
         yield "FusedMatMul", ms, name, [x, (kind, [2, 4, 16, 16], None)], {"transB": 1}, 1
         one: Operand = (kind, [2, 1, 64], None)
         heads = {"num_heads": 4, "kv_num_heads": 4}
@@ -119,6 +87,9 @@ def cases() -> Iterator[tuple[str, str, str, list[Operand], dict[str, Any], int]
         yield "GroupQueryAttention", ms, name, [one, one, one, cache, cache, *lengths], heads, 3
         table: list[Operand] = [(2, [32, 8], None), (7, [3], None), (kind, [32, 1], None)]
         yield "GatherBlockQuantized", ms, name, table, {"gather_axis": 0, "quantize_axis": 1, **blocks}, 1
+        yield "QuantizeLinear", "", name, [x, (kind, [], [0.5]), (2, [], [128])], {}, 1
+        if name == "f32":
+            yield "DynamicQuantizeLinear", "", name, [x], {}, 3
         for code, number in (("i8", 3), ("u8", 2), ("i4", 22), ("u4", 21)):
             operands: list[Operand] = [(number, [32, 16], None), (kind, [2, 16], None)]
             yield "DequantizeLinear", "", code, operands, {"axis": 0, "block_size": 16}, 1
@@ -153,62 +124,3 @@ def is_valid(data: bytes) -> bool:
     except Exception as error:  # its exceptions have no common class
         return "NOT_IMPLEMENTED" in str(error)
     return True
-
-
-def placed(folder: Path, count: int) -> set[int]:
-    """The numbers of the models whose node was placed on WebGPU."""
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        raise LookupError("no Chromium or Chrome is installed")
-    found: set[int] = set()
-    current = -1
-
-    def heard(message: Any) -> None:
-        nonlocal current
-        if message.text.startswith("MODEL "):
-            current = int(message.text.split()[1])
-        elif re.search(r"laced on \[WebGpuExecutionProvider\]", message.text):
-            found.add(current)
-
-    (folder / "index.html").write_text(PAGE.replace("COUNT", str(count)))
-    directories = {"/": folder, "/ort/": npm_package(ORT_WEB) / "dist"}
-    with sync_playwright() as driver, served(directories) as address:
-        browser = driver.chromium.launch(executable_path=program, args=list(FLAGS))
-        page = browser.new_page()
-        page.on("console", heard)
-        page.goto(f"{address}index.html")
-        page.wait_for_function("document.getElementById('o').textContent === 'DONE'", timeout=600_000)
-        browser.close()
-    return found
-
-
-def main() -> int:
-    """Probe, and print the table."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "models").mkdir()
-        tried: list[tuple[str, str]] = []
-        for op, domain, dtype, operands, attributes, outputs in cases():
-            data = model(op, domain, operands, attributes, outputs)
-            if is_valid(data):
-                (folder / "models" / f"{len(tried)}.onnx").write_bytes(data)
-                tried.append((f"ms:{op}" if domain else op, dtype))
-        try:
-            taken = placed(folder, len(tried))
-        except LookupError as error:
-            print(f"probe_webgpu: {error}", file=sys.stderr)
-            return 1
-    types: dict[str, list[str]] = defaultdict(list)
-    for number in sorted(taken):
-        op, dtype = tried[number]
-        if dtype not in types[op]:
-            types[op].append(dtype)
-    for op in sorted(types):
-        print(f"{op} *: {' '.join(types[op])}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
