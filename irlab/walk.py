@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -49,9 +50,10 @@ class TappedLayer:
     taps: tuple[Tap, ...]
 
 
-def tapped(layer: Layer) -> TappedLayer:
-    """`layer` with ops that hold several matrices spelled out, so that what each of them reads is a value."""
-    graph = layer.graph({**layer.gives, **layer.outputs})
+def tapped(layer: Layer, more: Mapping[str, Value] = MappingProxyType({})) -> TappedLayer:
+    """`layer` with ops that hold several matrices spelled out, so that what each of them reads is a value. It gives
+    `more` values of the layer under these names."""
+    graph = layer.graph({**layer.gives, **layer.outputs, **more})
     for op in graph.ops():
         if isinstance(op, NNOp) and op.matrices and not isinstance(op, nn.Linear):
             values = op.decompose()

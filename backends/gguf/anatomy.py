@@ -15,6 +15,7 @@ from irlab.explain import why_not
 from irlab.ir import Graph, Module, Op, Value, Weight
 from irlab.ops import nn, prim
 from irlab.pattern import Pattern, Variable, p
+from irlab.residual import require_no_shortcuts
 from irlab.rewrite import Match, Rule, find
 
 
@@ -116,6 +117,7 @@ def dissect(module: Module) -> Decoder:
         raise LegalityError(
             f"GGUF: {shrink.opname} in {where}: {reason}", "emit GGUF without dynamic-sparsity, or onnx"
         )
+    require_no_shortcuts(graph, "GGUF")
     attention, dense, mixed, embed = (_matches(graph, rule) for rule in (_ATTENTION, _MLP, _MOE, _EMBED))
     mlp = dense | mixed
     top = graph.outputs["logits"].op

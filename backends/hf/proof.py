@@ -21,6 +21,7 @@ from irlab.backends.hf.uncaching import uncached
 from irlab.errors import IrlabError, LegalityError
 from irlab.ir import Graph, Module
 from irlab.ops import nn
+from irlab.residual import require_no_shortcuts
 from irlab.types import DType
 from irlab.weights import WeightSymbol
 
@@ -67,6 +68,7 @@ def prove(module: Module) -> Proof:
     if rounded:
         where = rounded[0].loc.path if rounded[0].loc else "the graph"
         raise LegalityError(f"hf: {rounded[0].opname} in {where}: {ROUNDED}", _ELSEWHERE)
+    require_no_shortcuts(module.graph, "hf")
     if module.graph.find(nn.HardShrink):
         reason = "no model of transformers has thresholds of activations"
         raise LegalityError(f"hf: nn.hard_shrink: {reason}", "leave out dynamic-sparsity, or emit onnx")

@@ -58,6 +58,10 @@ class Recipe:
 HEAL = ",heal{steps=240 data={valid} text=0.5 rate=0.0001}"
 """Appended to a pipeline. {valid}: the cleaned text, in a file."""
 
+SLICED = ("FFN -25%, MoDeGPT-style refit", 51.5)
+"""There is no figure of SliceGPT for this model: rows called SliceGPT are its recipe, run here. The peer is another way
+to save about as much."""
+
 RECIPES = (
     Recipe("FFN -25%", "smollm2", "prune-neurons{ratio=0.25}", "MoDeGPT-style refit, uniform", 51.5),
     Recipe("3 of 30 layers dropped", "smollm2", "drop-layers{count=3}", "ShortGPT block influence", 50.8),
@@ -74,6 +78,17 @@ RECIPES = (
     Recipe("sparse 50% SparseGPT", "smollm2", "sparsify", "SparseGPT", 63.6),
     Recipe("sparse 2:4", "smollm2", "sparsify{pattern=2:4}", "SparseGPT 2:4", 108.0),
     Recipe("low rank -20%", "smollm2", "low-rank{ratio=0.2}", "SVD-LLM", 120.0),
+    *(
+        Recipe(
+            f"hidden -{ratio:.0%}, {form}", "smollm2", f"prune-hidden{{ratio={ratio} multiple=32 {options}}}", *SLICED
+        )
+        for ratio in (0.1, 0.2, 0.25)
+        for form, options in (
+            ("global", "rotation=global"),
+            ("layer", "rotation=layer"),
+            ("SliceGPT", "rotation=layer refit=false"),
+        )
+    ),
     Recipe("sparse 50% magnitude", "minilm", "sparsify{method=magnitude}", "magnitude", 0.750),
     Recipe("sparse 50% Wanda", "minilm", "sparsify{method=wanda}", "Wanda", 0.866),
     Recipe("sparse 50% SparseGPT", "minilm", "sparsify", "SparseGPT", 0.915),
