@@ -20,7 +20,7 @@ from .passmgr import Context
 from .target import Backend, Runtime
 from .timing import Span
 from .verify import verify
-from .weights import Reading, read_alone, read_together
+from .weights import Reading, finite_rows, read_alone, read_together
 
 
 @dataclass
@@ -195,4 +195,4 @@ def _require_weights(module: Module) -> None:
     (Vectors may be tables that the frontend computed.)"""
     weights = [s for s in module.weights.values() if s.type.rank > 1 and s.type.size]
     if weights:
-        min(weights, key=lambda symbol: symbol.size_bytes).recipe.rows(0, 1)
+        finite_rows(min(weights, key=lambda symbol: symbol.size_bytes), 0, 1)

@@ -18,8 +18,10 @@ _MODEL_FILES: Final = ("config.json", "module.ir", "*.safetensors", "*.onnx", "*
 
 def require_writable(out: Path, *, directory: bool, force: bool) -> None:
     """Raise InputError if `out` exists (without `force`), is of the other kind, is nothing to replace (a device, a
-    directory with other things than a model), or cannot be written."""
+    directory with other things than a model), has no name of its own, or cannot be written."""
     parent = out.parent
+    if out.name in ("", ".."):
+        raise InputError(f"{out} is a place, not the name of an output", "add a name to it")
     if out.exists() and not force:
         raise InputError(f"{out} exists", "replace it with --force")
     if out.exists() and out.is_dir() != directory:

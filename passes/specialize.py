@@ -31,7 +31,7 @@ class Specialize(Pass, name="specialize", exactness="exact"):
         found: dict[str, int] = {}
         for item in self.sizes:
             name, colon, number = item.partition(":")
-            if not name or not colon or not number.isdecimal() or len(number) > 9:
+            if not name or not colon or not number.isdecimal() or len(number) > 9 or not int(number):
                 raise UsageError(f"'{item}' fixes no size", "write sizes=batch:1,seq:16")
             found[name] = int(number)
         return found

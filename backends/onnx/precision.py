@@ -17,6 +17,7 @@ from irlab.precision import compute_dtype
 from irlab.registry import pass_class
 from irlab.types import DType, bf16, f16, f32
 from irlab.weight_uses import graphs
+from irlab.weights import static_shape
 
 _FLOATS: Final[dict[str, DType]] = {"fp32": f32, "fp16": f16}
 
@@ -37,6 +38,12 @@ def apply(module: Module, precision: str, group: int, hybrid: bool, half: DType,
         quantize = {"scheme": scheme, "group": str(group), "indivisible": "keep"}
         pass_class("quantize").configure(quantize).run(module, ctx)
         kept = plain_matrices(module)
+        if kept and not encoded(module):
+            widths = sorted({static_shape(module.weights[name].type)[-1] for name in kept})
+            raise LegalityError(
+                f"onnx{{precision={scheme} group={group}}}: no matrix has rows of whole groups, all stay as they are",
+                f"choose a group that divides {', '.join(map(str, widths))}",
+            )
         if kept:
             module.metadata.setdefault("notes", []).append(f"{len(kept)} matrices are not encoded, such as {kept[0]}")
     if hybrid and not encoded(module):

@@ -39,6 +39,7 @@ from irlab.weights import (
     Recipe,
     WeightSymbol,
     check_finite,
+    finite_codes,
     finite_rows,
     numpy_dtype,
     static_shape,
@@ -148,7 +149,7 @@ def _read(symbol: WeightSymbol, start: int, stop: int) -> np.ndarray | Codes:
         return symbol.recipe.rows(start, stop)
     if symbol.type.encoding is None:
         return finite_rows(symbol, start, stop)
-    codes: Mapping[str, np.ndarray] = symbol.recipe.codes(start, stop)
+    codes: Mapping[str, np.ndarray] = finite_codes(symbol, start, stop)
     if "scales" in codes:
         check_finite(symbol.name, codes["scales"], start)
     return codes

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import IRError
+from ..errors import InputError, IRError
 from ..floats import as_f32
 from ..types import TensorType
 from .recipe import AnyArray, Recipe, static_shape
@@ -47,6 +47,8 @@ class Prune(Recipe):
     def columns(self) -> Floats:
         """The sums of magnitudes of all columns, found once, in one pass."""
         total = sum(np.abs(as_f32(self.source.rows(*span))).sum(0, dtype=np.float64) for span in self.source.chunks())
+        if not np.isfinite(total).all():
+            raise InputError("NaN or infinite numbers cannot be told large from small")
         return np.asarray(total, np.float32)
 
     @cached_property
