@@ -5,7 +5,7 @@ One tiny network for each such layer is built for the targets, once in a process
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final
 
@@ -30,17 +30,31 @@ _NETWORKS: Final[dict[str, Callable[[DType], Module]]] = {"moe": _experts}
 
 @cache
 def builds(layer: str, targets: tuple[str, ...], dtype: DType) -> bool:
-    """Whether the builder makes an engine with `layer` for `targets`; False too where no TensorRT is installed."""
+    """Whether the builder makes an engine with `layer` for `targets`; False too where no TensorRT is installed. It is
+    asked in a child process: what it refuses it also prints, and it may abort."""
+    from irlab.backends.tensorrt import library
+    from irlab.backends.tensorrt.process import WORKER
+    from irlab.children import Child
+
+    if library.missing():
+        return False
+    try:
+        with Child(WORKER, "TensorRT's builder") as child:
+            answer = child.ask({"task": "probe", "layer": layer, "targets": list(targets), "dtype": dtype.name})
+    except IrlabError:
+        return False
+    return bool(answer.get("builds"))
+
+
+def try_to_build(layer: str, targets: Sequence[str], dtype: DType) -> bool:
+    """Whether the builder makes the engine; what the child process does."""
     import tempfile
     from pathlib import Path
 
     from irlab.backends.tensorrt.network import build_to, lower
     from irlab.backends.tensorrt.profiles import Limits
 
-    try:
-        network = lower(_NETWORKS[layer](dtype), Limits().resolved(0))
-    except IrlabError:
-        return False
+    network = lower(_NETWORKS[layer](dtype), Limits().resolved(0))
     try:
         with tempfile.TemporaryDirectory() as directory:
             return build_to(network, targets, Path(directory) / "probe.engine") > 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ENGINE_FILE = "model.engine"
 NETWORK_FILE = "network.json"
-_WORKER = "irlab.backends.tensorrt.worker"
+WORKER = "irlab.backends.tensorrt.worker"
 
 
 def build(
@@ -52,7 +52,7 @@ def build(
     }
     with _folder(out) as folder:
         yield from directory_steps(module, Path(folder), embed=True)
-        with Child(_WORKER, "TensorRT's builder") as child:
+        with Child(WORKER, "TensorRT's builder") as child:
             return checked(child.ask({**_common(folder, limits, ctx.jobs), **request}, show))
 
 
@@ -104,7 +104,7 @@ class NetworkRuntime(Runtime):
         return [int(token) for token in answer["tokens"]]
 
     def _ask(self, out: Path, request: dict[str, Any]) -> dict[str, Any]:
-        with _folder(out) as folder, Child(_WORKER, "the evaluator") as child:
+        with _folder(out) as folder, Child(WORKER, "the evaluator") as child:
             write_directory(self._module, Path(folder), embed=True)
             load = {"task": "load", "description": str(out / NETWORK_FILE)}
             checked(child.ask({**_common(folder, self._limits, 1), **load}))

@@ -5,6 +5,7 @@ A line of JSON a request, a line an answer; see `irlab.children.Child`. Tasks:
     build     lower the module and write the engine and network.json
     load      lower the module, and check that it is the network that an engine was built from
     logits    of prompts, by the evaluator        greedy    tokens, by the evaluator
+    probe     whether the builder really makes a kind of layer
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Worker:
             "load": self.load,
             "logits": self.logits,
             "greedy": self.greedy,
+            "probe": self.probe,
         }
 
     def build(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +134,13 @@ class Worker:
         from irlab.backends.tensorrt.interface import greedy
 
         return {"tokens": greedy(self._session, request["prompt"], request["count"])}
+
+    def probe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Whether an engine with request["layer"] can be built for request["targets"]."""
+        from irlab.backends.tensorrt.probe import try_to_build
+        from irlab.types import DTYPES
+
+        return {"builds": try_to_build(request["layer"], request["targets"], DTYPES[request["dtype"]])}
 
 
 if __name__ == "__main__":
