@@ -97,6 +97,9 @@ class HF(Backend, name="hf"):
         from irlab.layouts import LAYOUTS, round_inputs, take_roundings
 
         companions(module)  # refuses before the work, if they have gone
+        if self.layout != "plain" and any(isinstance(op, nn.MoE | nn.Experts) for op in module.graph.ops()):
+            reason = f"the {self.layout} layout is written for linear layers, and the model has mixtures of experts"
+            raise LegalityError(f"hf: {reason}", "layout=plain, or emit gguf or onnx")
         rounded = {} if self.layout == "plain" else take_roundings(module.graph)
         proof = prove(module)
         stored = encodings(module.graph)
@@ -152,9 +155,12 @@ class HF(Backend, name="hf"):
     def _tensors(self, module: Module) -> list[WeightSymbol]:
         """The weights of a legalised module under the names that transformers loads them by."""
         from irlab.backends.hf.quantized import quantized_tensors
+        from irlab.frontends.hf.experts import one_by_one
         from irlab.weights import WeightSymbol
 
-        if self.layout != "plain":
-            return quantized_tensors(module, self.layout)
         weights = module.weights
-        return [WeightSymbol(name, weights[ours].recipe) for name, ours in module.metadata["tensors"].items()]
+        if self.layout == "plain":
+            tensors = [WeightSymbol(name, weights[ours].recipe) for name, ours in module.metadata["tensors"].items()]
+        else:
+            tensors = quantized_tensors(module, self.layout)
+        return one_by_one(tensors, str(module.metadata["config"].get("model_type")))

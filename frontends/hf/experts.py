@@ -6,7 +6,7 @@ What chooses the experts is traced as it stands: `fuse` finds routers that nn.mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -64,6 +64,29 @@ def expert_stack(name: str, shape: tuple[int, ...], find: Find) -> Recipe | None
         if len(stacks) == len(parts):
             return Concat(tuple(stacks), 1) if len(stacks) > 1 else stacks[0]
     return None
+
+
+_NAMED_AS_MIXTRAL: Final = frozenset({"mixtral", "minimax", "minimax_m2"})
+"""The architectures whose checkpoints have the second names of _MATRICES, in blocks called `block_sparse_moe`."""
+
+
+def one_by_one(tensors: Iterable[WeightSymbol], model_type: str) -> list[WeightSymbol]:
+    """`tensors` of a lifted model as its checkpoints hold them: of stacks of experts a matrix for each."""
+    names = _MATRICES[model_type in _NAMED_AS_MIXTRAL]
+    theirs = dict(zip(("gate_proj", "up_proj", "down_proj"), (*names[_GATE_UP], *names[_DOWN])))
+    found: list[WeightSymbol] = []
+    for symbol in tensors:
+        path, _, part = symbol.name.rpartition(".")
+        if not path.endswith(".experts") or part not in theirs:
+            found.append(symbol)
+            continue
+        count, *matrix = static_shape(symbol.type)
+        for expert in range(count):
+            one = Reshape(Slice(symbol.recipe, 0, expert, expert + 1), tuple(matrix))
+            found.append(WeightSymbol(f"{path}.{expert}.{theirs[part]}.weight", one))
+    if model_type in _NAMED_AS_MIXTRAL:
+        found = [WeightSymbol(s.name.replace(".mlp.", ".block_sparse_moe."), s.recipe) for s in found]
+    return found
 
 
 def _experts_forward(
