@@ -155,7 +155,7 @@ class HF(Backend, name="hf"):
     def _tensors(self, module: Module) -> list[WeightSymbol]:
         """The weights of a legalised module under the names that transformers loads them by."""
         from irlab.backends.hf.quantized import quantized_tensors
-        from irlab.frontends.hf.experts import one_by_one
+        from irlab.layouts.experts import one_by_one
         from irlab.weights import WeightSymbol
 
         weights = module.weights

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from irlab.checkpoint import SINGLE_FILE, Checkpoint
 from irlab.errors import InputError
-from irlab.frontends.hf.experts import expert_stack
 from irlab.frontends.torch.dtypes import from_torch
 from irlab.frontends.torch.tensors import LITERAL_ELEMENTS, in_memory, literal
+from irlab.layouts.experts import expert_stack
 from irlab.types import DType, TensorType, f32, tensor
 from irlab.weights import Cast, File, Recipe, WeightSymbol
 
