@@ -151,7 +151,7 @@ def main() -> int:
         types[op].add(dtype)
     types |= IN_COMPANY[provider]
     kernels = {
-        op: (Kernel((), (*[None] * data_operand(op.rpartition(":")[2]), frozenset(found), None)),)
+        op: (Kernel((), (*[None] * (data_operand(op.rpartition(":")[2]) or 0), frozenset(found), None)),)
         for op, found in types.items()
         if found
     }

@@ -35,8 +35,8 @@ Types: TypeAlias = "frozenset[str] | None"
 STORED: Final = frozenset(("=",))
 """The types of an operand that may be any, if it is a constant that stands in the file."""
 
-_DATA_OPERAND: Final = {"Where": 1, "GatherBlockQuantized": 2}
-"""Which operand has the data type, where that is not the first: behind a condition; the scales of codes."""
+_DATA_OPERAND: Final = {"Where": 1, "GatherBlockQuantized": 2, "MatMulIntegerToFloat": 2, "MatMulInteger": None}
+"""Which operand has the data type, where that is not the first: behind a condition, the scales of codes; None: none."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def refusal(
     return "" if "" in reasons else min(reasons, key=lambda reason: "version" in reason)
 
 
-def data_operand(op_type: str) -> int:
-    """The index of the operand whose element type an op computes in."""
+def data_operand(op_type: str) -> int | None:
+    """The index of the operand whose element type an op computes in; None where it computes in integers only."""
     return _DATA_OPERAND.get(op_type, 0)
 
 

@@ -54,7 +54,9 @@ class Provider:
         domain, _, name = op.rpartition(":")
         domain = "com.microsoft" if domain else ""
         since = since_version(name, domain, self.opset)
-        return since > 0 and not refusal(self.kernels, name, domain, since, {data_operand(name): dtype.name})
+        at = data_operand(name)
+        operands = {} if at is None else {at: dtype.name}
+        return since > 0 and not refusal(self.kernels, name, domain, since, operands)
 
 
 PROVIDERS: Final[dict[str, Provider]] = {

@@ -77,7 +77,7 @@ def held(table: Kernels, opset: int) -> dict[str, set[str]]:
     for op in table:
         domain, _, name = op.rpartition(":")
         since = since_version(name, domain, opset)
-        at = data_operand(name)
+        at = data_operand(name) or 0
         every = {t for kernel in table[op] for t in kernel.operand(at) or {"f32"}}
         if since:
             found[op] = {t for t in every if not refusal(table, name, domain and "com.microsoft", since, {at: t})}

@@ -140,6 +140,12 @@ def test_the_plan_names_the_nodes_that_fall_back() -> None:
     assert rows[str(INT4)].note == "stored decoded: no smaller than floats"
 
 
+def test_products_of_integers_are_taken_in_any_dtype_of_the_module() -> None:
+    takes = {ep: PROVIDERS[ep].takes("ms:MatMulIntegerToFloat", f32) for ep in ("cpu", "cuda", "directml")}
+    assert takes == {"cpu": True, "cuda": False, "directml": True}
+    assert PROVIDERS["cuda"].takes("MatMulInteger", f16) and not PROVIDERS["cuda"].takes("DynamicQuantizeLinear", f32)
+
+
 def test_core_ml_wants_bounds_in_the_file_and_few_axes(tmp_path: Path) -> None:
     coreml = kernels("coreml")
     assert refusal(coreml, "Slice", "", 13, {0: "f32", 1: "i64"}) == "no kernel for a computed operand 1"
