@@ -136,6 +136,8 @@ def dissect(module: Module) -> Decoder:
         else:
             mixture = bool(graph.find(nn.MoE) or graph.find(nn.Experts))
             raise _stop(graph, at, _MOE if mixture else _MLP, "a feed-forward block")
+    if not blocks:
+        raise LegalityError("GGUF holds decoders, and this one has no layers", "emit onnx")
     decoder = Decoder(embed[at], head, _layers(blocks[::-1]))
     _check_parts(graph, decoder)
     return decoder

@@ -9,6 +9,7 @@ from small_llama import Llama
 
 import irlab
 from irlab.backends.gguf import GGUF
+from irlab.backends.gguf.anatomy import dissect
 from irlab.encodings import IntegerEncoding
 from irlab.errors import InputError, LegalityError
 from irlab.types import f16
@@ -157,3 +158,11 @@ def test_neighbouring_rotary_pairs_turn_the_norms_of_queries_and_keys(tmp_path):
         module.graph.replace(op, op.rebuild(op.operands, interleaved=True).result)
     emitted = irlab.emit(module, "gguf", tmp_path / "m.gguf", parity=True)
     assert emitted.parity.max_abs_logit_diff < 1e-4
+
+
+def test_a_decoder_without_layers_is_refused() -> None:
+    module = Llama(layers=0).module()
+    with pytest.raises(LegalityError, match="this one has no layers"):
+        dissect(module)
+    (row,) = GGUF().plan(module)
+    assert row.holding == "none"
