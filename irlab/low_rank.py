@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .encodings import Encoding
 from .errors import InputError
 from .ir import Graph, Op, Value, Weight
 from .ops import nn, prim
 from .ops.nn import NNOp
 from .weight_uses import graphs, weight_uses
-from .weights import LowRankUpdate, Product, WeightSymbol, static_shape
+from .weights import Cast, Encode, LowRankUpdate, Product, Recipe, WeightSymbol, static_shape
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,37 @@ def factorise(graph: Graph, factors: Mapping[str, Update], made_by: str) -> None
         op.graph.replace(op, thin, made_by=made_by)
 
 
-def multiply_out(graph: Graph) -> int:
-    """Let low-rank matrices that stand alone be whole ones again; returns how many there were."""
+def multiply_out(graph: Graph, *, encoded: bool = False) -> int:
+    """Let low-rank matrices that stand alone be whole ones again; returns how many there were. `encoded`: a product of
+    factors that are encoded is stored as its first factor is, whose columns it has, and thus rounded once more."""
     count = 0
     for each in graphs(graph):
         for op in each.find(nn.LowRankLinear):
             if op.weight is None and isinstance(op.a.op, Weight) and isinstance(op.b.op, Weight):
                 a, b = op.a.op.symbol, op.b.op.symbol
-                whole = WeightSymbol(b.name.removesuffix(".b"), Product(a.recipe, b.recipe))
+                product: Recipe = Product(a.recipe, b.recipe)
+                if product.type.dtype is not op.x.type.dtype:
+                    product = Cast(product, op.x.type.dtype)
+                if encoded and a.type.encoding is not None and _takes(a.type.encoding, product):
+                    product = Encode(product, a.type.encoding)
+                whole = WeightSymbol(b.name.removesuffix(".b"), product)
                 each.replace(op, nn.linear(op.x, prim.weight(whole), op.bias), made_by="multiply-out")
                 count += 1
     return count
 
 
-MULTIPLIED_OUT = "low-rank matrices are stored multiplied out: no smaller and no faster here (ONNX and TensorRT gain)"
+def _takes(encoding: Encoding, recipe: Recipe) -> bool:
+    try:
+        encoding.check_shape(static_shape(recipe.type))
+    except InputError:
+        return False
+    return True
+
+
+MULTIPLIED_OUT = (
+    "low-rank matrices are stored multiplied out, rounded once more if they were quantised: no smaller and no faster "
+    "here (ONNX and TensorRT gain)"
+)
 """What to say of a target that has no form of two factors."""
 
 

@@ -49,7 +49,7 @@ class Base(Recipe, text_name=""):
 
 def multiply_out(module: Module, ctx: Context) -> int:
     """Let low-rank matrices that stand alone, of which GGUF has no form, be whole ones; returns how many there are."""
-    count = low_rank.multiply_out(module.graph)
+    count = low_rank.multiply_out(module.graph, encoded=True)
     if count:
         pass_class("fuse")().run(module, ctx)
     return count

@@ -299,6 +299,7 @@ def _write_report(
     import json
 
     from ..outputs import whole_output
+    from ..report import page
 
     report = {
         "irlab": __version__,
@@ -308,10 +309,12 @@ def _write_report(
         "parity": {str(e.out): e.parity.as_dict() for e in emitted},
         "bytes": {str(e.out): e.bytes for e in emitted},
         "seconds": {str(e.out): e.seconds for e in emitted},
+        "notes": {str(e.out): list(e.notes) for e in emitted},
         "quality": measurements.found,
         "speed": measurements.speeds,
         "timing": ctx.clock.total().as_dict(),
         "statistics": found.as_dict(),
     }
     with whole_output(args.report, directory=False, force=True) as path:
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        text = page(report) if args.report.suffix == ".html" else json.dumps(report, indent=2) + "\n"
+        path.write_text(text, encoding="utf-8")

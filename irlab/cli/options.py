@@ -138,7 +138,9 @@ def _add_compiling(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--plan", action="store_true", help="say how the targets hold the result; compute and write nothing"
     )
-    group.add_argument("--report", type=Path, metavar="FILE", help="write what was done and measured as JSON")
+    group.add_argument(
+        "--report", type=Path, metavar="FILE", help="write what was done and measured as JSON, or as a page (.html)"
+    )
 
 
 def _add_recipes(group: argparse._ActionsContainer) -> None:

@@ -37,7 +37,7 @@ def with_recipe(args: argparse.Namespace, words: Sequence[str]) -> argparse.Name
     new = parser.parse_args(list(words))
     new.passes = ",".join(map(str, recipe.passes()))
     new.target = [*new.target, *recipe.targets]
-    if not new.outputs and not new.ir_output and not new.plan:
+    if not new.outputs and not new.ir_output:
         new.outputs = [_output(recipe, each.target, each.output) for each in recipe.emit] or None
     return new
 

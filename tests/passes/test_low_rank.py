@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 
 import irlab
 from irlab import Context, Module, nn
+from irlab.api import make_backend
 from irlab.calibration import Sample
 from irlab.errors import InputError
 from irlab.interp import evaluate
@@ -123,6 +125,19 @@ def test_multiplied_out_it_computes_the_same(thin: Module, ids: np.ndarray) -> N
     whole = thin.clone()
     assert multiply_out(whole.graph) > 0 and not whole.graph.find(nn.LowRankLinear)
     torch.testing.assert_close(logits(whole, ids), logits(thin, ids), atol=1e-3, rtol=1e-3)
+
+
+def test_gguf_holds_quantised_factors_as_a_quantised_whole(
+    module: Module, ids: np.ndarray, cache: Path, tmp_path: Path
+) -> None:
+    half = irlab.run(module, "cast{dtype=bf16}")
+    new, _ = run(half, "low-rank{ratio=0.2 multiple=32},quantize{scheme=int8},kv-cache", ids, cache)
+    rows = make_backend("gguf", {}).plan(new)
+    assert all(row.holding != "none" for row in rows)
+    done = irlab.emit(new, "gguf", tmp_path / "m.gguf", parity=True)
+    types = {t.tensor_type.name for t in GGUFReader(done.out).tensors if ".ffn_" in t.name and "norm" not in t.name}
+    assert types == {"Q8_0"}
+    assert any("rounded once more" in text for text in done.notes)
 
 
 def test_factors_can_be_quantised(module: Module, ids: np.ndarray, cache: Path) -> None:
