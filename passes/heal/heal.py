@@ -10,7 +10,6 @@ from typing import Annotated, Final
 import irlab
 from irlab.cache import Shelf
 from irlab.calibration import ALL, Batch, Sample
-from irlab.collect import module_key
 from irlab.errors import InputError, UsageError
 from irlab.ir import Graph, Module
 from irlab.options import Bounds
@@ -83,6 +82,8 @@ class Heal(
                 self._batches(module, ctx)
             replace_weights(module.graph, pending({symbol.name: symbol for symbol in weights}))
             return
+        from irlab.collect import module_key
+
         teacher = self._teacher(ctx)
         _require_same_outputs(module, teacher)
         batches = self._batches(module, ctx)

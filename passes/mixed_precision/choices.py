@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from irlab.encodings import SCHEMES, Encoding, scheme_encoding
 from irlab.errors import InputError, UsageError
 from irlab.target import Backend
+
+Doubles = npt.NDArray[np.float64]
 
 KEEP: Final = "none"
 """The scheme of a weight that stays as it is."""
@@ -98,3 +103,12 @@ def _variants(scheme: str, options: dict[str, Any]) -> Iterator[Choice]:
 
 def _holds(choice: Choice, backends: Sequence[Backend]) -> bool:
     return choice.encoding is None or all(backend.holds(choice.encoding) for backend in backends)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What each choice costs each weight: f64[choices], infinite where its rows are no whole blocks. `basis` says in
+    what: "kl" (nats a token), "output" or "weight" (relative squared errors, weighted by numbers), "size" (a guess)."""
+
+    basis: str
+    by_weight: Mapping[str, Doubles]

@@ -35,7 +35,7 @@ from irlab.encodings.robust import encode_robustly
 from irlab.floats import as_f32
 from irlab.ir import Module
 from irlab.passes.mixed_precision import probe
-from irlab.passes.mixed_precision.choices import Choice
+from irlab.passes.mixed_precision.choices import Choice, Doubles, Losses
 from irlab.passes.mixed_precision.probe import Probe
 from irlab.passes.quantize.gptq import Compensation, compensated_codes
 from irlab.passes.quantize.quantize import HQQ_NORM
@@ -44,7 +44,6 @@ from irlab.passmgr import Context
 from irlab.weights import Recipe
 
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 MATRIX_ROWS: Final = 128
 TABLE_ROWS: Final = 1024
@@ -52,15 +51,6 @@ TABLE_ROWS: Final = 1024
 
 PROBED_LOSS: Final = 0.03
 """A table is probed with the encoding that is expected to cost about so much: more would no longer be proportional."""
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What each choice costs each weight: f64[choices], infinite where its rows are no whole blocks. `basis` says in
-    what: "kl" (nats a token), "output" or "weight" (relative squared errors, weighted by numbers)."""
-
-    basis: str
-    by_weight: Mapping[str, Doubles]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from irlab.errors import InputError, PlanError, UsageError
 from irlab.ir import Module
 from irlab.layers import Layer
 from irlab.options import Bounds, Bytes
-from irlab.passes.mixed_precision.choices import Choice, choices
+from irlab.passes.mixed_precision.choices import Choice, Losses, choices
 from irlab.passes.mixed_precision.knapsack import Options, cheapest, choose
-from irlab.passes.mixed_precision.losses import Losses, Measurer
 from irlab.passes.mixed_precision.plan import Plan, PlannedWeight
 from irlab.passes.mixed_precision.sizes import Sizes, following
 from irlab.passes.quantize.gptq import Damping
@@ -125,6 +124,8 @@ class MixedPrecision(LayerPass, name="mixed-precision", exactness="lossy"):
         if ctx.is_plan:
             losses = from_sizes(chosen, able)
         else:
+            from irlab.passes.mixed_precision.losses import Measurer
+
             losses = Measurer(module, ctx, self._method(ctx), self.damping, self.act_order).measure(chosen, able)
         return Problem(module, chosen, able, losses, sizes).solve(self)
 

@@ -87,6 +87,12 @@ echo "${COMPREPLY[*]}"
     assert shown.stdout.strip() == offered, shown.stderr
 
 
+def test_listing_passes_imports_no_torch() -> None:
+    code = "import sys; from irlab.cli import main; main(['--list-passes']); print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert shown.stdout.splitlines()[-1] == "False", shown.stderr
+
+
 def test_passes_over_text_import_no_torch() -> None:
     """Tools such as --reduce start irlab-opt a hundred times."""
     code = "import sys; from irlab.cli import main; main(['-', '-q', '-p', 'cse']); print('torch' in sys.modules)"
