@@ -60,11 +60,12 @@ class Imatrix(Backend, name="imatrix"):
         if ctx.is_plan:
             columns = {names[weight]: static_shape(module.weights[weight].type)[1] for weight in names}
             module.metadata["imatrix"] = {name: (np.zeros(n), 0) for name, n in columns.items()}
+            batches = []
         else:
             found = collect(InputStatistics, module, ctx)
             facts = {names[weight]: found[weight] for weight in found if weight in names}
             module.metadata["imatrix"] = {name: (fact.mean_square, fact.count) for name, fact in facts.items()}
-        batches = ctx.calibration_batches(module)
+            batches = ctx.calibration_batches(module)
         source = ctx.calibration.source
         module.metadata["imatrix_keys"] = {
             "general.type": gguf.GGUFType.IMATRIX,

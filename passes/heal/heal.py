@@ -117,7 +117,10 @@ class Heal(
 
     def _is_text_known(self, ctx: Context) -> bool:
         """Whether the text to train on is there before anything is computed."""
-        return self.data is not None or (ctx.calibration is not None and ctx.calibration.source != "self")
+        if self.data is not None or ctx.calibration is None:
+            return self.data is not None
+        source = ctx.calibration.source  # perhaps an array, which compares number by number
+        return not (isinstance(source, str) and source == "self")
 
     def _batches(self, module: Module, ctx: Context) -> list[Batch]:
         if self.data is None:

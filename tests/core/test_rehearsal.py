@@ -144,5 +144,6 @@ def test_what_only_the_work_shows_is_not_rehearsed(module: Module, tmp_path: Pat
 
 
 def test_healing_computes_all_that_it_may_train(module: Module, tmp_path: Path) -> None:
-    made = rehearsed(module, build_pipeline("sparsify{method=magnitude},heal"), context([], tmp_path))
+    ids = np.random.default_rng(0).integers(0, 1024, (200, 32))
+    made = rehearsed(module, build_pipeline("sparsify{method=magnitude},heal"), context(ids, tmp_path))
     assert made is not None and len(owned_weights(made)) == len(module.weights)
