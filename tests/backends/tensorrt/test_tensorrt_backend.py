@@ -158,7 +158,7 @@ def test_a_builder_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
 
     (tmp_path / "dying_worker.py").write_text("import os; os.abort()")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(process, "_WORKER", "dying_worker")
+    monkeypatch.setattr(process, "WORKER", "dying_worker")
     module = legal(Llama().module(), max_past=31)
     with pytest.raises(InputError, match="TensorRT's builder died of SIGABRT"):
         alone(process.build(module, TensorRT(max_past=31).limits(module), ("sm80",), tmp_path, Context()))
