@@ -23,7 +23,7 @@ def through_onnx_runtime(tmp_path: Path) -> Compare:
     from irlab.backends.onnx.lowerings import STANDARD
     from irlab.backends.onnx.writer import MODEL_FILE, write_model
     from irlab.interp import evaluate
-    from irlab.passmgr import Context
+    from irlab.weights import read_alone
 
     def check(module: Module, inputs: Mapping[str, Any], rtol: float = 1e-4) -> dict[str, np.ndarray]:
         import onnxruntime
@@ -32,7 +32,8 @@ def through_onnx_runtime(tmp_path: Path) -> Compare:
         expected = evaluate(module, arrays)
         directory = tmp_path / f"model{len(list(tmp_path.iterdir()))}"
         directory.mkdir()
-        write_model(module, Emitter(STANDARD), directory, Context())
+        for reading in write_model(module, Emitter(STANDARD), directory):
+            read_alone(reading)
         session = onnxruntime.InferenceSession(str(directory / MODEL_FILE), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         found = dict(zip(names, session.run(names, arrays)))
