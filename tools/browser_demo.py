@@ -131,7 +131,7 @@ def main() -> int:
             return 1
         build(options.input, options.ep, Path(folder) / "model")
         with served(directories, options.port) as address:
-            print(f"open {address}?ep={options.ep}  (Ctrl-C ends)")
+            print(f"open {address}?ep={options.ep}  (Ctrl-C ends)", flush=True)
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:
