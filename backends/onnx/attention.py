@@ -81,7 +81,7 @@ class AttentionRewriter:
         keys, values = _cache(op.k), _cache(op.v)
         if keys is None or values is None or keys.bits != values.bits:
             return False
-        if keys.bits and self.vocabulary.provider.table != "CPU":
+        if keys.bits and self.vocabulary.provider.table != "cpu":
             return False  # whether others have kernels for codes was not seen
         padding = _padding_mask(op.mask)
         size = op.q.type.shape[3]

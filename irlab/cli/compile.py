@@ -66,10 +66,12 @@ def compile_input(args: argparse.Namespace) -> int:
         module = lift(args)
         require_model(args, module)
         fingerprint = model_fingerprint(module) if args.save_recipe else ""
-    _rehearse(args, module, passes, outputs, backends, ctx)
+    refusal = _rehearse(args, module, passes, outputs, backends, ctx)
     measurements.before_passes(module)
     try:
         records = manager.run(module)
+        if refusal is not None:
+            raise refusal
     except Exception:
         if args.reproducer and args.reproducer.exists():
             print(f"reproducer: irlab-opt {args.reproducer}", file=sys.stderr)
@@ -128,18 +130,28 @@ def _rehearse(
     outputs: Sequence[Output],
     backends: Sequence[Backend],
     ctx: Context,
-) -> None:
-    """Refuse outputs that cannot hold what the passes will make, before much work is done for them."""
+) -> IrlabError | None:
+    """Refuse outputs that cannot hold what the passes will make, before much work is done for them.
+
+    Returns what a pass refuses: run as the plan that `ctx` then is, the passes fail where those see it who print, draw
+    or reproduce failures.
+    """
     from ..emission import prepare_output
     from ..rehearsal import rehearsed
 
     written = [(output.path, backend) for output, backend in zip(outputs, backends) if output.path is not None]
     is_work = args.eval or len(written) > 1 or any(s.exactness == "lossy" or s.computes(ctx) for s in passes)
     if args.plan or not is_work:
-        return
-    made = rehearsed(module, passes, ctx)
+        return None
+    try:
+        made = rehearsed(module, passes, ctx)
+    except IrlabError as error:
+        if args.check != "off":  # a check of numbers that a plan does not compute would fail before
+            raise
+        ctx.is_plan = True
+        return error
     if made is None:
-        return
+        return None
     refused: list[IrlabError] = []
     for path, backend in written:
         try:
@@ -148,6 +160,7 @@ def _rehearse(
             refused.append(error)
     if refused and (not args.keep_going or len(refused) == len(written)):
         raise refused[0]
+    return None
 
 
 def _require_in_pipeline(names: Iterable[str], passes: Sequence[Pass]) -> None:

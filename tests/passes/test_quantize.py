@@ -205,7 +205,7 @@ def test_bad_options_are_refused(text: str, reason: str) -> None:
 
 
 def test_a_negative_group_is_refused() -> None:
-    with pytest.raises(InputError, match="a group of -2 columns"):
+    with pytest.raises(UsageError, match="'group' of quantize takes an integer of at least -1 or none, not '-2'"):
         quantized(language_model(), group=-2)
 
 

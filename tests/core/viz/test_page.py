@@ -304,7 +304,7 @@ def test_a_pipeline_that_fails_still_leaves_a_page_that_says_where(browser: Any,
     out = tmp_path / "failed.html"
     command = [sys.executable, "-m", "irlab", "demo", "-p", "fuse,quantize{group=7},kv-cache", "--dump-graph", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "choose a group" in done.stderr
+    assert done.returncode == 1 and "choose a group" in done.stderr, done.stderr
     found = Opened(browser, out, "#step=2")
     assert found.count(".step.failed") == 1 and "quantize: weight" in found.text("#detail .error")
     assert found.complaints == []
