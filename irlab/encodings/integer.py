@@ -99,7 +99,9 @@ class IntegerEncoding(LevelEncoding, family="q"):
         if zeros is not None:
             parts["zeros"] = zeros.reshape(len(x), groups)
         if self.scale is i8:
-            parts |= stored_scales.store(parts["scales"], i8)
+            # A group of zeros has any scale, and is not to be the one that those of its row are stored relative to.
+            told = x.reshape(len(x), groups, -1).any(-1)
+            parts |= stored_scales.store(np.where(told, parts["scales"], np.float32(0)), i8)
         return self._points(parts)
 
     def _of_extent(self, rows: int, extent: Extent) -> Points:

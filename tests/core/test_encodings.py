@@ -162,6 +162,15 @@ def test_errors_are_a_step_of_the_widest_group_at_most(encoding: IntegerEncoding
     assert np.abs(x - y).max() <= 1.5 * reach / steps + 0.02 * reach + 1e-7 + steps * 2.0**-25
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_groups_of_zeros_leave_the_scales_of_their_row_alone(bits: int, symmetric: bool) -> None:
+    x = np.zeros((2, 32), np.float32)
+    x[0, 3], x[1, 9] = 0.004, -1.0
+    encoding = IntegerEncoding(bits, symmetric, 8, i8)
+    np.testing.assert_allclose(encoding.decode(encoding.encode(x)), x, rtol=0.02)
+
+
 def test_one_scale_serves_a_tensor_that_is_encoded_in_pieces() -> None:
     x = np.random.default_rng(5).standard_normal((8, 32), dtype=np.float32)
     for encoding in (IntegerEncoding(8, True, -1, f32), IntegerEncoding(8, False, -1, f16)):
