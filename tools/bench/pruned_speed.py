@@ -1,12 +1,13 @@
 """Benchmark: is a pruned decoder, whose layers differ in width, faster than the whole one at the same type?
 
     python tools/bench/pruned_speed.py MODEL [--gguf f32,q8_0] [--onnx fp32,int4]
-                                             [--rounds 5] [--processor] [--json FILE]
+                                             [--passes PIPELINE] [--rounds 5] [--processor] [--json FILE]
 
 A quarter of the feed-forward neurons goes, and one key/value head in six with its queries (one in three where there are
 three), by more in some layers and by less in others. Which ones does not matter to speed, so the last ones go: the
 model is no good afterwards, but what it computes must be what the interpreter computes, which is checked first. Both
 files are measured in turns, in llama.cpp and in onnxruntime-genai. A ratio above 1: the pruned one is faster.
+`--passes`: run on both before, such as quantize{scheme=int4 embeddings=int4} with `--onnx auto`.
 `--processor`: on one thread, in tokens per second of processor time, for machines that are busy with other work.
 """
 
@@ -39,12 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model")
     parser.add_argument("--gguf", type=_names, default=["f32", "q8_0"], metavar="TYPES")
     parser.add_argument("--onnx", type=_names, default=["fp32", "int4"], metavar="PRECISIONS")
+    parser.add_argument("--passes", default="", metavar="PIPELINE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processor", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     whole = irlab.run(irlab.load(args.model), "fuse")
     pruned = narrowed(whole)
+    if args.passes:
+        whole, pruned = (irlab.run(module, args.passes) for module in (whole, pruned))
     print(f"{_millions(whole)} million weights, pruned {_millions(pruned)}: {_millions(pruned) / _millions(whole):.3f}")
     rows = []
     for target, option, values in (("gguf", "type", args.gguf), ("onnx", "precision", args.onnx)):
