@@ -100,29 +100,28 @@ class FromGGUF(Recipe, text_name="gguf"):
     def type(self) -> TensorType:
         return self.of
 
-    def _entry(self) -> Entry:
-        entry = open_gguf(self.path).entry(self.name)
+    def _bytes(self, start: int, stop: int) -> tuple[Entry, AnyArray]:
+        """Where the tensor is, and the bytes of some of its rows."""
+        file = open_gguf(self.path)
+        entry = file.entry(self.name)
         if entry.type is not self.of:
             raise InputError(f"{self.path}: tensor '{self.name}' is {entry.type}, {self.of} was expected")
-        return entry
+        return entry, file.read(self.name, start, stop)
 
     def rows(self, start: int, stop: int) -> AnyArray:
-        entry = self._entry()
         if self.of.encoding is not None:
             return self.of.encoding.decode(self.codes(start, stop))
-        found = open_gguf(self.path).read(self.name, start, stop)
+        entry, found = self._bytes(start, stop)
         return found.view(numpy_dtype(self.of.dtype)).reshape(stop - start, *entry.shape[1:])
 
     def codes(self, start: int, stop: int) -> Codes:
-        entry = self._entry()
-        columns = entry.shape[-1]
-        flat = open_gguf(self.path).read(self.name, start, stop)
+        entry, found = self._bytes(start, stop)
         encoding = ggml(entry.type_name)
         assert isinstance(encoding, GGMLEncoding)
-        blocks = {"blocks": flat.reshape(*(stop - start, *entry.shape[1:])[:-1], encoding.row_bytes(columns))}
+        blocks = {"blocks": found.reshape(stop - start, *entry.shape[1:-1], encoding.row_bytes(entry.shape[-1]))}
         if entry.equal is not None:
             return entry.equal.from_blocks(blocks)
-        return encoding.unpack(blocks, columns)
+        return encoding.unpack(blocks, entry.shape[-1])
 
 
 def open_gguf(path: Path) -> GGUFFile:

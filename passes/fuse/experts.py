@@ -8,7 +8,14 @@ from irlab.pattern import Pattern, Variable, p
 from irlab.rewrite import Match, Rule
 
 
-class FuseMixture(Rule):
+class _Mixture(Rule):
+    """Base of the rules of routers, which choose the `k` best."""
+
+    def where(self, m: Match) -> bool | str:
+        return isinstance(m.k, int) or "how many experts are chosen is not known"
+
+
+class FuseMixture(_Mixture):
     """experts chosen by topk(softmax(logits))  ->  nn.moe, normalised if the scores are divided by their sum."""
 
     def pattern(
@@ -26,15 +33,12 @@ class FuseMixture(Rule):
         scores = p.maybe(p.cast, p.any_of(shares, likeliest[0]))
         return p.experts(x, likeliest[1], scores, gate, up, down, activation=activation)
 
-    def where(self, m: Match) -> bool | str:
-        return isinstance(m.k, int) or "how many experts are chosen is not known"
-
     def rewrite(self, m: Match) -> Value:
         normalise = m.shares is not None
         return nn.moe(m.x, m.logits, m.gate, m.up, m.down, m.k, m.activation, normalise)
 
 
-class FuseMixtureOfTopLogits(Rule):
+class FuseMixtureOfTopLogits(_Mixture):
     """experts chosen by topk(logits), with the softmax of those logits  ->  nn.moe {normalise=true}."""
 
     def pattern(
@@ -50,9 +54,6 @@ class FuseMixtureOfTopLogits(Rule):
         largest = p.topk(p.maybe(p.cast, logits), k=k, axis=-1)
         scores = p.maybe(p.cast, p.softmax(p.maybe(p.cast, largest[0])))
         return p.experts(x, largest[1], scores, gate, up, down, activation=activation)
-
-    def where(self, m: Match) -> bool | str:
-        return isinstance(m.k, int) or "how many experts are chosen is not known"
 
     def rewrite(self, m: Match) -> Value:
         return nn.moe(m.x, m.logits, m.gate, m.up, m.down, m.k, m.activation)

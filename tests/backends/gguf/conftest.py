@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from tiny_models import tiny_model
+
+import irlab
+from irlab.ir import Module
 
 # The bench measures against the same quantiser.
 sys.path.append(str(Path(__file__).resolve().parents[3] / "tools"))
@@ -135,3 +140,17 @@ def llama_quantize():
 def tiny_llama():
     """The factory of small models: `tiny_llama(tied=True).write(path)`."""
     return TinyLlama
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Module]:
+    """Tiny models by kind, fused; each caller gets a clone."""
+    loaded: dict[str, Module] = {}
+
+    def get(kind: str) -> Module:
+        if kind not in loaded:
+            directory = tiny_model(tmp_path_factory.mktemp(kind), kind)
+            loaded[kind] = irlab.run(irlab.load(directory), "fuse")
+        return loaded[kind].clone()
+
+    return get

@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from tiny_models import MIXTURES, tiny_model
+from tiny_models import MIXTURES
 
 import irlab
 from irlab import nn
@@ -19,19 +19,6 @@ from irlab.ir import Module
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 DOWN = "model.layers.1.mlp.experts.down_proj"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Module]:
-    loaded: dict[str, Module] = {}
-
-    def get(kind: str) -> Module:
-        if kind not in loaded:
-            directory = tiny_model(tmp_path_factory.mktemp(kind), kind)
-            loaded[kind] = irlab.run(irlab.load(directory), "fuse")
-        return loaded[kind].clone()
-
-    return get
 
 
 def tensors(path: Path) -> dict[str, gguf.ReaderTensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from tiny_models import ARCHITECTURES, tiny_model
+from tiny_models import ARCHITECTURES
 
 import irlab
 from irlab import nn, prim
@@ -19,19 +19,6 @@ from irlab.ir import Module, Weight
 from irlab.weights import Affine, Literal, WeightSymbol
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Module]:
-    loaded: dict[str, Module] = {}
-
-    def get(kind: str) -> Module:
-        if kind not in loaded:
-            directory = tiny_model(tmp_path_factory.mktemp(kind), kind)
-            loaded[kind] = irlab.run(irlab.load(directory), "fuse")
-        return loaded[kind].clone()
-
-    return get
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
