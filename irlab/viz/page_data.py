@@ -16,7 +16,7 @@ from ..dims import Size as Count
 from ..opdef import OPS
 from ..text.recipes import recipe_text
 from ..types import TensorType
-from ..weights import File, WeightSymbol
+from ..weights import FileTensor, WeightSymbol
 from .families import FAMILIES
 from .layout import Size, lay_out
 from .module_tree import Box, looks, module_tree
@@ -257,7 +257,7 @@ def _directory(weights: Sequence[WeightSymbol]) -> Path | None:
     """Where the files lie that weights come from. Pages are handed on: they say nothing of the disk they come from."""
     recipes = [symbol.recipe for symbol in weights]
     for recipe in recipes:
-        if isinstance(recipe, File):
+        if isinstance(recipe, FileTensor):
             return recipe.path.parent
         recipes += recipe.inputs
     return None

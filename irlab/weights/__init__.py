@@ -18,7 +18,7 @@ from .encoded import Decode, Encode, Encoded, Ends, Parts, with_codes
 from .factors import Factor, Product
 from .gguf import FromGGUF
 from .layout import Concat, Reshape, Slice, Take, Transpose, interleave_halves, take
-from .leaves import Array, Cached, File, Literal, Pending, Random, pending
+from .leaves import Array, Cached, File, FileTensor, Literal, Pending, Random, pending
 from .pruned import Prune
 from .recipe import Recipe, WeightSymbol, numpy_dtype, rebuilt, static_shape
 from .rotated import Project, Rotate, Scale
@@ -39,6 +39,7 @@ __all__ = [
     "Ends",
     "Factor",
     "File",
+    "FileTensor",
     "FromGGUF",
     "Literal",
     "LowRankUpdate",

@@ -22,8 +22,9 @@ from ..encodings import Codes, GGMLEncoding, ggml
 from ..encodings.ggml.equal import EQUAL, Equal
 from ..errors import InputError
 from ..types import DTYPES, TensorType, tensor
+from .leaves import FileTensor
 from .mapped import mapped
-from .recipe import AnyArray, Recipe, numpy_dtype
+from .recipe import AnyArray, numpy_dtype, static_shape
 
 MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
@@ -89,39 +90,30 @@ class GGUFFile:
 
 
 @dataclass(frozen=True)
-class FromGGUF(Recipe, text_name="gguf"):
-    """The tensor `name` of a GGUF file, which must be of type `of`: plain numbers or codes. Like a File otherwise."""
+class FromGGUF(FileTensor, text_name="gguf"):
+    """A tensor of a GGUF file: plain numbers or codes; rows are mapped, not loaded."""
 
-    path: Path
-    name: str
-    of: TensorType
-
-    @property
-    def type(self) -> TensorType:
-        return self.of
-
-    def _bytes(self, start: int, stop: int) -> tuple[Entry, AnyArray]:
-        """Where the tensor is, and the bytes of some of its rows."""
+    def read_rows(self, start: int, stop: int) -> AnyArray:
+        """The bytes of rows: u8[rows, bytes of a row]."""
         file = open_gguf(self.path)
-        entry = file.entry(self.name)
-        if entry.type is not self.of:
-            raise InputError(f"{self.path}: tensor '{self.name}' is {entry.type}, {self.of} was expected")
-        return entry, file.read(self.name, start, stop)
+        self.require_type(file.entry(self.name).type)
+        return file.read(self.name, start, stop)
 
     def rows(self, start: int, stop: int) -> AnyArray:
         if self.of.encoding is not None:
             return self.of.encoding.decode(self.codes(start, stop))
-        entry, found = self._bytes(start, stop)
-        return found.view(numpy_dtype(self.of.dtype)).reshape(stop - start, *entry.shape[1:])
+        found = self.kept_rows(start, stop)
+        return found.view(numpy_dtype(self.of.dtype)).reshape(stop - start, *static_shape(self.of)[1:])
 
     def codes(self, start: int, stop: int) -> Codes:
-        entry, found = self._bytes(start, stop)
+        found, shape = self.kept_rows(start, stop), static_shape(self.of)
+        entry = open_gguf(self.path).entry(self.name)
         encoding = ggml(entry.type_name)
         assert isinstance(encoding, GGMLEncoding)
-        blocks = {"blocks": found.reshape(stop - start, *entry.shape[1:-1], encoding.row_bytes(entry.shape[-1]))}
+        blocks = {"blocks": found.reshape(stop - start, *shape[1:-1], encoding.row_bytes(shape[-1]))}
         if entry.equal is not None:
             return entry.equal.from_blocks(blocks)
-        return encoding.unpack(blocks, entry.shape[-1])
+        return encoding.unpack(blocks, shape[-1])
 
 
 def open_gguf(path: Path) -> GGUFFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from .shelf import SHELF
 
 
 @dataclass(frozen=True)
-class File(Recipe):
-    """The tensor `name` of a safetensors file, which must be of type `of`; rows are mapped, not loaded.
+class FileTensor(Recipe, text_name=""):
+    """Base of the tensors that lie in files: the tensor `name` of the file `path`, which must be of type `of`.
 
-    `path` is absolute or relative to the current directory; IR text names files relative to itself. Making a File
-    touches nothing: a missing file, or a tensor of another type, is an InputError when rows are asked for.
+    `path` is absolute or relative to the current directory; IR text names files relative to itself. Making one touches
+    nothing: a missing file, or a tensor of another type, is an InputError when rows are asked for.
     """
 
     path: Path
@@ -33,17 +34,32 @@ class File(Recipe):
     def type(self) -> TensorType:
         return self.of
 
-    def rows(self, start: int, stop: int) -> AnyArray:
-        kept = SHELF.get(self, lambda: self._read(0, self.row_count))
-        return self._read(start, stop) if kept is None else kept[start:stop]
+    @abstractmethod
+    def read_rows(self, start: int, stop: int) -> AnyArray:
+        """Rows [start:stop] as the file has them, mapped. Raises InputError."""
 
-    def _read(self, start: int, stop: int) -> AnyArray:
+    def kept_rows(self, start: int, stop: int) -> AnyArray:
+        """As `read_rows`, of the whole tensor where several readers want it (shelf.py)."""
+        kept = SHELF.get(self, lambda: self.read_rows(0, self.row_count))
+        return self.read_rows(start, stop) if kept is None else kept[start:stop]
+
+    def require_type(self, found: TensorType | None) -> None:
+        """Raise InputError where the file has a tensor of another type under this name."""
+        if found is not self.of:
+            raise InputError(f"{self.path}: tensor '{self.name}' is {found}, {self.of} was expected")
+
+
+@dataclass(frozen=True)
+class File(FileTensor):
+    """A tensor of a safetensors file; rows are mapped, not loaded."""
+
+    def rows(self, start: int, stop: int) -> AnyArray:
+        return self.kept_rows(start, stop)
+
+    def read_rows(self, start: int, stop: int) -> AnyArray:
         file = open_safetensors(self.path)
-        entry = file.entry(self.name)
-        if entry.type is not self.of:
-            raise InputError(f"{self.path}: tensor '{self.name}' is {entry.type}, {self.of} was expected")
-        shape = static_shape(self.of)
-        return file.read(self.name, start, stop).reshape(stop - start, *shape[1:])
+        self.require_type(file.entry(self.name).type)
+        return file.read(self.name, start, stop).reshape(stop - start, *static_shape(self.of)[1:])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..encodings import Codes
 from ..errors import InputError
-from .leaves import File
+from .leaves import FileTensor
 from .recipe import AnyArray, WeightSymbol
 
 K = TypeVar("K")
@@ -91,7 +91,7 @@ def _blame_files(symbol: WeightSymbol) -> None:
     while recipes:
         recipe = recipes.pop()
         recipes += recipe.inputs
-        if isinstance(recipe, File) and recipe.type.dtype.is_float:
+        if isinstance(recipe, FileTensor) and recipe.type.dtype.is_float:
             for start, stop in recipe.chunks():
                 check_finite(recipe.name, recipe.rows(start, stop), start)
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ..timing import cpu_seconds
-from .leaves import File
+from .leaves import FileTensor
 from .recipe import Recipe, WeightSymbol
 from .shelf import SHELF
 from .stream import Chunk, spans, worked_ahead
@@ -137,6 +137,6 @@ def _tensors(recipe: Recipe) -> Iterator[Recipe]:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, File):
+        if isinstance(one, FileTensor):
             yield one
         waiting += one.inputs

@@ -93,6 +93,15 @@ def test_codes_that_onnx_has_too_are_its_codes(tmp_path: Path) -> None:
     assert not found.parity.skipped
 
 
+def test_pages_say_nothing_of_where_the_file_lies(tmp_path: Path) -> None:
+    from irlab.viz import dump
+
+    file = emitted(irlab.load(tiny_model(tmp_path / "m", "llama")), tmp_path / "model.gguf")
+    dump(irlab.run(irlab.load(file), "fuse"), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "model.gguf" in page and str(tmp_path) not in page
+
+
 def test_shards_are_one_model(tmp_path: Path) -> None:
     original = irlab.load(tiny_model(tmp_path / "m", "llama"))
     folder = emitted(original, tmp_path / "shards", split=65536)
