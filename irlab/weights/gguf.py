@@ -91,7 +91,8 @@ class GGUFFile:
 
 @dataclass(frozen=True)
 class FromGGUF(FileTensor, text_name="gguf"):
-    """A tensor of a GGUF file: plain numbers or codes; rows are mapped, not loaded."""
+    """The tensor `name` of a GGUF file, which must be of type `of`: plain numbers or codes. Rows are mapped, not
+    loaded; IR text names files relative to itself."""
 
     def read_rows(self, start: int, stop: int) -> AnyArray:
         """The bytes of rows: u8[rows, bytes of a row]."""

@@ -51,7 +51,8 @@ class FileTensor(Recipe, text_name=""):
 
 @dataclass(frozen=True)
 class File(FileTensor):
-    """A tensor of a safetensors file; rows are mapped, not loaded."""
+    """The tensor `name` of a safetensors file, which must be of type `of`; rows are mapped, not loaded. IR text names
+    files relative to itself."""
 
     def rows(self, start: int, stop: int) -> AnyArray:
         return self.kept_rows(start, stop)
